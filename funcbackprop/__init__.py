@@ -1,0 +1,75 @@
+"""funcbackprop: are the gradients right, how noisy are they, and will the update help?
+
+The flow that the rooms spell out:
+
+    input -> forward (models) -> prediction -> loss (losses) -> backward (per_example, reference)
+          -> gradients (noise, check) -> weight update (training)
+
+Names resolve on first use (PEP 562), so that importing the package loads no JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# The contents page: room -> the public names it lifts to the top level.
+_CONTENTS = {
+    "contract": ("Problem", "attach_keys", "example_loss", "one_example"),
+    "per_example": (
+        "InnerWithMean",
+        "Mean",
+        "PerExample",
+        "SecondMoment",
+        "SquaredDeviations",
+        "SquaredNorms",
+        "Variance",
+        "gradient_statistics",
+        "total",
+    ),
+    "check": ("GradientCheck", "check_gradients", "check_separable"),
+}
+_ROOMS = ("check", "losses", "models", "noise", "per_example", "reference", "training")
+_HOME = {name: room for room, names in _CONTENTS.items() for name in names}
+
+__all__ = sorted((*_HOME, *_ROOMS))
+
+if TYPE_CHECKING:
+    # The same names for editors and type checkers; tests/test_imports.py holds the two together.
+    from . import check as check
+    from . import losses as losses
+    from . import models as models
+    from . import noise as noise
+    from . import per_example as per_example
+    from . import reference as reference
+    from . import training as training
+    from .check import GradientCheck as GradientCheck
+    from .check import check_gradients as check_gradients
+    from .check import check_separable as check_separable
+    from .contract import Problem as Problem
+    from .contract import attach_keys as attach_keys
+    from .contract import example_loss as example_loss
+    from .contract import one_example as one_example
+    from .per_example import InnerWithMean as InnerWithMean
+    from .per_example import Mean as Mean
+    from .per_example import PerExample as PerExample
+    from .per_example import SecondMoment as SecondMoment
+    from .per_example import SquaredDeviations as SquaredDeviations
+    from .per_example import SquaredNorms as SquaredNorms
+    from .per_example import Variance as Variance
+    from .per_example import gradient_statistics as gradient_statistics
+    from .per_example import total as total
+
+
+def __getattr__(name):
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,274 @@
+"""What a loss, a batch and its weights are: the contract that every other room rests on.
+
+A loss is written for one example, `loss(params, example) -> scalar`. A batch is the same pytree
+with one leading axis of equal length B on every leaf. Weights [B] are relative importances; a
+weight of zero marks padding.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr, tree_leaves_with_path
+
+Loss = Callable[[chex.ArrayTree, chex.ArrayTree], Any]
+
+
+def example_loss(apply: Callable, loss: Callable, rng: bool = False) -> Loss:
+    """Join a model and a loss of one example: `loss(apply(params, x), y)`.
+
+    Args:
+      apply: `apply(params, x) -> prediction` for one example; with `rng=True` it is called as
+        `apply(params, x, key=key)`.
+      loss: `loss(prediction, y) -> scalar`, for instance `funcbackprop.losses.cross_entropy`.
+      rng: whether the example carries a random key: `((x, y), key)`, as `attach_keys` makes it.
+
+    Returns:
+      `loss(params, (x, y)) -> scalar`, or `loss(params, ((x, y), key)) -> scalar` with `rng=True`.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> loss = example_loss(lambda params, x: params["w"] * x, fb.losses.squared_error)
+    >>> print(loss({"w": jnp.array([2.0])}, (jnp.array([3.0]), jnp.array([5.0]))))
+    0.5
+    """
+    if rng:
+
+        def with_key(params, example):
+            (x, y), key = example
+            return loss(apply(params, x, key=key), y)
+
+        return with_key
+
+    def without_key(params, example):
+        x, y = example
+        return loss(apply(params, x), y)
+
+    return without_key
+
+
+def one_example(batch_loss: Loss) -> Loss:
+    """The loss of one example from a loss that was written for a batch.
+
+    The example gets a leading axis of length 1 on every leaf. This is right if the batch loss is
+    the mean of independent examples; `funcbackprop.check_separable` tests that.
+
+    >>> import jax.numpy as jnp
+    >>> batch_loss = lambda params, x: jnp.mean((x @ params) ** 2)
+    >>> print(one_example(batch_loss)(jnp.ones(2), jnp.array([1.0, 2.0])))
+    9.0
+    """
+
+    def loss(params, example):
+        return batch_loss(params, jax.tree.map(lambda x: jnp.asarray(x)[None], example))
+
+    return loss
+
+
+def attach_keys(batch: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTree, chex.PRNGKey]:
+    """Give every example of a batch a random key of its own: `(batch, keys [B])`.
+
+    Randomness is part of the example: a key that the loss closes over would give every example the
+    same dropout mask.
+
+    Args:
+      batch: pytree with a leading axis of length B on every leaf.
+      key: one key, typed (`jax.random.key`) or raw (`jax.random.PRNGKey`).
+
+    >>> import jax, jax.numpy as jnp
+    >>> batch, keys = attach_keys(jnp.zeros((4, 2)), jax.random.key(0))
+    >>> keys.shape
+    (4,)
+    """
+    return batch, jax.random.split(key, batch_size(batch, "attach_keys"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A whole problem for the command line: `funcbackprop study module:problem`.
+
+    Only `loss`, `params`, `data` and `name` are required. A part of a report whose ingredient is
+    missing says which field would give it.
+
+    Attributes:
+      loss: `loss(params, example) -> scalar`, or `(scalar, aux)` with `has_aux=True`. With
+        `rng=True` the example is `(example, key)`.
+      params: a pytree of arrays, or `key -> params` (several seeds need the latter).
+      data: a pytree of arrays with a leading axis of length N on every leaf, or a pure function
+        `(seed, epoch, step) -> batch`.
+      name: what the run is called.
+      test_data: as `data` (arrays), held out.
+      weights: [N], relative importances of the examples of `data`.
+      predict: `predict(params, example) -> prediction`, without randomness.
+      metrics: name -> `metric(params, example) -> scalar`, averaged over examples.
+      rng: whether the loss draws random numbers (dropout): see `attach_keys`.
+      has_aux: whether the loss returns `(scalar, aux)`.
+      optimizer: an optax transformation; None takes the command line's.
+      reference: `reference(params, batch, weights=None) -> (value, grads)`, the gradient to check
+        against; see `funcbackprop.check_gradients`.
+      groups: `path -> name` for the layers of tables and figures, where path is a leaf's path as
+        text, `['layers'][0]['w']`; None groups the leaves by their parent.
+    """
+
+    loss: Loss
+    params: Any
+    data: Any
+    name: str
+    _: dataclasses.KW_ONLY
+    test_data: Any = None
+    weights: Any = None
+    predict: Callable | None = None
+    metrics: Mapping[str, Callable] | None = None
+    rng: bool = False
+    has_aux: bool = False
+    optimizer: optax.GradientTransformation | None = None
+    reference: Callable | None = None
+    groups: Callable[[str], str] | None = None
+
+    def __post_init__(self):
+        for field in ("loss", "predict", "reference", "groups"):
+            value = getattr(self, field)
+            if not callable(value) and not (value is None and field != "loss"):
+                raise TypeError(f"`Problem`: `{field}` must be callable, got {_describe(value)}")
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"`Problem`: `name` must be a non-empty string, got {self.name!r}")
+        if self.optimizer is not None and not hasattr(self.optimizer, "update"):
+            raise TypeError(
+                "`Problem`: `optimizer` must be an optax transformation such as optax.adam(1e-3), "
+                f"got {_describe(self.optimizer)}"
+            )
+        if self.metrics is not None and not isinstance(self.metrics, Mapping):
+            raise TypeError(
+                "`Problem`: `metrics` must map names to functions (params, example) -> scalar, "
+                f"got {_describe(self.metrics)}"
+            )
+
+
+def batch_size(batch: chex.ArrayTree, caller: str) -> int:
+    """The common leading length B of a batch; ValueError names every leaf that disagrees."""
+    leaves = [(keystr(path), jnp.shape(leaf)) for path, leaf in tree_leaves_with_path(batch)]
+    if not leaves:
+        raise ValueError(
+            f"`{caller}`: `batch` has no arrays, so the number of examples is unknown; "
+            "pass a pytree with a leading axis of examples on every leaf"
+        )
+    lengths = {shape[0] for _, shape in leaves if shape}
+    if len(lengths) != 1 or any(not shape for _, shape in leaves):
+        listing = "\n".join(f"  batch{path}: shape {shape}" for path, shape in leaves)
+        raise ValueError(
+            f"`{caller}`: every leaf of `batch` needs one leading axis of equal length (the "
+            f"examples), got\n{listing}\n"
+            "Close over what is shared by all examples, and give each scalar an axis [B]."
+        )
+    (size,) = lengths
+    if size == 0:
+        raise ValueError(f"`{caller}`: `batch` holds 0 examples; pass at least one")
+    return size
+
+
+def checked_weights(weights: Any, size: int, caller: str) -> chex.Array:
+    """`weights` as a float array [B]; None is all ones. Values are checked only when concrete."""
+    if weights is None:
+        return jnp.ones(size, dtype=jnp.result_type(float))
+    weights = jnp.asarray(weights)
+    if weights.shape != (size,):
+        raise ValueError(
+            f"`{caller}`: `weights` must have shape ({size},), one for each example, "
+            f"got {weights.shape}"
+        )
+    return weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+
+
+def checked_params(params: chex.ArrayTree, caller: str) -> None:
+    """Raise TypeError where a parameter leaf cannot be differentiated, naming every such leaf."""
+    bad = [
+        f"  params{keystr(path)}: {_describe(leaf)}"
+        for path, leaf in tree_leaves_with_path(params)
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    ]
+    if bad:
+        raise TypeError(
+            f"`{caller}`: gradients need real or complex floating-point parameters, got\n"
+            + "\n".join(bad)
+            + "\nClose the loss over leaves that are not to be differentiated."
+        )
+
+
+def scalar_loss(loss: Loss, has_aux: bool, caller: str) -> Callable:
+    """`loss` with its output checked at trace time: `(params, example) -> (scalar, aux)`."""
+
+    def checked(params, example):
+        out = loss(params, example)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(
+                f"`{caller}`: with has_aux=True the loss must return (scalar, aux), "
+                f"got {_describe(out)}"
+            )
+        value, aux = out if has_aux else (out, ())
+        if isinstance(value, tuple | list | dict):
+            raise TypeError(
+                f"`{caller}`: the loss must return a scalar, got {_describe(value)}; "
+                "pass has_aux=True if it returns (scalar, aux)"
+            )
+        value = jnp.asarray(value)
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"`{caller}`: the loss of one example must be a real floating-point scalar, got "
+                f"shape {value.shape} and dtype {value.dtype}. The loss is called with one example "
+                "(no leading batch axis); wrap a loss written for batches in "
+                "funcbackprop.one_example"
+            )
+        return value, aux
+
+    return checked
+
+
+def without_padding(batch: chex.ArrayTree, weights: chex.Array) -> chex.ArrayTree:
+    """`batch` with every row of weight 0 replaced by the first row of positive weight.
+
+    NaN or inf in padding then never enters a product, forward or backward (0 x NaN is NaN).
+    """
+    keep = weights > 0
+    first = jnp.argmax(keep)
+
+    def fill(x):
+        x = jnp.asarray(x)
+        return jnp.where(rows(keep, x), x, jax.lax.dynamic_index_in_dim(x, first, 0))
+
+    return jax.tree.map(fill, batch)
+
+
+def rows(values: chex.Array, like: chex.Array) -> chex.Array:
+    """`values` [B] with trailing axes of length 1, to broadcast against `like` [B, ...]."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+def leaf_names(tree: chex.ArrayTree, root: str = "params") -> list[str]:
+    """Paths of the leaves as a user would write them: `params['layers'][0]['w']`."""
+    return [root + keystr(path) for path, _ in tree_leaves_with_path(tree)]
+
+
+def same_structure(tree: Any, like: Any, name: str, caller: str) -> None:
+    """ValueError listing every leaf at which `tree` and `like` differ in path or shape."""
+    got = {keystr(path): jnp.shape(leaf) for path, leaf in tree_leaves_with_path(tree)}
+    want = {keystr(path): jnp.shape(leaf) for path, leaf in tree_leaves_with_path(like)}
+    wrong = [
+        f"  {path or '(root)'}: expected {want.get(path, 'no such leaf')}, "
+        f"got {got.get(path, 'no such leaf')}"
+        for path in dict.fromkeys([*want, *got])
+        if want.get(path) != got.get(path)
+    ]
+    if wrong:
+        raise ValueError(
+            f"`{caller}`: `{name}` must have the structure and shapes of `params`:\n"
+            + "\n".join(wrong)
+        )
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"{type(value).__name__}"

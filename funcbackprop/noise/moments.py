@@ -1,0 +1,223 @@
+"""Moments of the gradient noise: S = tr(Sigma), the unbiased |G|^2, and the noise scale S/|G|^2."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..contract import checked_weights, same_structure
+from ..per_example import total
+
+# code -> (name, sentence). The first code that applies, in the order of _status, is kept.
+STATUS = {
+    0: ("ok", "The estimate is usable."),
+    1: (
+        "one example",
+        "Fewer than two examples have positive weight, so no spread can be seen; "
+        "give at least two examples.",
+    ),
+    2: ("not finite", "A gradient holds NaN or inf; find the example whose norm is not finite."),
+    3: (
+        "below rounding",
+        "S from squared norms cancels: the mean gradient dominates the spread and what is left is "
+        "rounding. Measure funcbackprop.SquaredDeviations() or funcbackprop.Variance() instead.",
+    ),
+    4: (
+        "gradient not above zero",
+        "The unbiased |G|^2 is zero or negative: the mean gradient cannot be told from zero with "
+        "these examples, so the noise scale has no upper bound. Use more examples.",
+    ),
+}
+_OK, _ONE, _NOT_FINITE, _ROUNDING, _NO_SIGNAL = STATUS
+
+# S is rounding when it is below this many unit roundoffs of the mean squared norm.
+_ROUNDING_FACTOR = 16
+
+
+class Moments(NamedTuple):
+    """Moments of the per-example gradients, in total or (in `per_leaf`) for one leaf.
+
+    Attributes:
+      S: unbiased tr(Sigma), the variance of one example's gradient summed over parameters. The
+        variance of the gradient of B examples drawn with replacement is S/B. Squared gradient.
+      sq_gradient_norm: unbiased |G|^2. It may be negative, and is not clipped. Squared gradient.
+      noise_scale: S/|G|^2 in examples (McCandlish, Kaplan and Amodei 2018, arXiv 1812.06162);
+        inf where |G|^2 is not above zero.
+      signal_to_noise: |G|^2/S, of one example; B times that for a mini-batch of B.
+      examples: the effective number (sum w)^2/sum w^2.
+      status: int32, a code of `funcbackprop.noise.STATUS`.
+      per_leaf: a tree like `params` with one `Moments` for each leaf, or None.
+    """
+
+    S: chex.Array
+    sq_gradient_norm: chex.Array
+    noise_scale: chex.Array
+    signal_to_noise: chex.Array
+    examples: chex.Array
+    status: chex.Array
+    per_leaf: Any = None
+
+    def explain(self) -> str:
+        """What the status means, as a sentence (on the host)."""
+        return STATUS[int(self.status)][1]
+
+    def to_dict(self) -> dict:
+        """JSON-safe: numbers that are not finite are None, the status is its name."""
+        numbers = {name: _json(getattr(self, name)) for name in _NUMBERS}
+        return {**numbers, "status": STATUS[int(self.status)][0]}
+
+    def __str__(self):
+        if any(isinstance(x, jax.core.Tracer) for x in self[:6]):
+            return "Moments(traced)"
+        text = "  ".join(f"{name} {float(getattr(self, name)):.4g}" for name in _NUMBERS)
+        return f"{text}  status: {STATUS[int(self.status)][0]}"
+
+
+_NUMBERS = ("S", "sq_gradient_norm", "noise_scale", "signal_to_noise", "examples")
+
+
+def moments(
+    mean: chex.ArrayTree,
+    sq_norms: chex.ArrayTree | None = None,
+    *,
+    sq_deviations: chex.ArrayTree | None = None,
+    variance: chex.ArrayTree | None = None,
+    weights: chex.Array | None = None,
+) -> Moments:
+    """S = tr(Sigma), unbiased |G|^2 and the noise scale from statistics of one batch.
+
+    With squared norms s_i = |g_i|^2, n examples and their mean gradient gbar,
+
+        S = n/(n-1) (mean s_i - |gbar|^2),    |G|^2 = (n |gbar|^2 - mean s_i)/(n-1),
+
+    and with weights S = (sum w s - sum w |gbar|^2)/(sum w - sum w^2/sum w) and
+    |G|^2 = (|sum w g|^2 - sum w^2 s)/((sum w)^2 - sum w^2). Both are unbiased if the examples are
+    independent draws. With `sq_deviations` or `variance`, S comes without cancellation and
+    |G|^2 = |gbar|^2 - S sum w^2/(sum w)^2.
+
+    Args:
+      mean: the mean gradient, from `funcbackprop.Mean()`.
+      sq_norms: from `funcbackprop.SquaredNorms()`: a tree like `mean` with leaves [B], or one array
+        [B] of total squared norms. It also tells the number of examples.
+      sq_deviations: from `funcbackprop.SquaredDeviations()`, same forms; exact where the mean
+        dominates the spread.
+      variance: from `funcbackprop.Variance()`; needs `weights` (or `sq_norms`), which tell the
+        number of examples.
+      weights: [B], those that the statistics were measured with.
+
+    Returns:
+      `Moments`, with `per_leaf` where the statistic was given per leaf. Pure; works under `jit`.
+
+    Raises:
+      ValueError: no statistic of the spread was given, or shapes disagree.
+
+    >>> import jax.numpy as jnp
+    >>> g = jnp.array([1.0, 3.0, 2.0])  # three examples, one parameter
+    >>> m = moments(g.mean(), g**2)
+    >>> print(m.S, m.sq_gradient_norm)  # |G|^2 is 4 - S/3
+    1.0 3.6666667
+    """
+    given = {"sq_deviations": sq_deviations, "variance": variance, "sq_norms": sq_norms}
+    given = {name: tree for name, tree in given.items() if tree is not None}
+    if not given:
+        raise ValueError(
+            "`moments`: the spread of the gradients is needed: pass `sq_norms`, `sq_deviations` or "
+            "`variance`, measured with funcbackprop.gradient_statistics"
+        )
+    weights = _weights(given, mean, weights)
+    name, spread = next(iter(given.items()))
+    rule = _RULES[name]
+    sq_mean = jax.tree.map(_sq_norm, mean)
+    if name == "variance":
+        spread = jax.tree.map(jnp.sum, spread)
+    whole = _moments(rule, total(sq_mean), total(spread), weights)
+    if jax.tree.structure(spread) != jax.tree.structure(mean):
+        return whole
+    leaves = jax.tree.map(lambda m, x: _moments(rule, m, x, weights), sq_mean, spread)
+    return whole._replace(per_leaf=leaves)
+
+
+def _from_norms(sq_mean, sq_norms, w):
+    weight, sq_weight = jnp.sum(w), jnp.sum(w**2)
+    S = (jnp.sum(w * sq_norms) - weight * sq_mean) / (weight - sq_weight / weight)
+    cross_terms = weight**2 * sq_mean - jnp.sum(w**2 * sq_norms)
+    rounding = _ROUNDING_FACTOR * jnp.finfo(S.dtype).eps * jnp.sum(w * sq_norms) / weight
+    return S, cross_terms / (weight**2 - sq_weight), rounding > S
+
+
+def _from_deviations(sq_mean, sq_deviations, w):
+    weight, sq_weight = jnp.sum(w), jnp.sum(w**2)
+    variance = jnp.sum(w * sq_deviations) / (weight - sq_weight / weight)
+    return _from_variance(sq_mean, variance, w)
+
+
+def _from_variance(sq_mean, variance, w):
+    return variance, sq_mean - variance * jnp.sum(w**2) / jnp.sum(w) ** 2, jnp.array(False)
+
+
+# Best first: name of the statistic -> (sq_mean, spread, weights) -> (S, |G|^2, below rounding).
+_RULES = {
+    "sq_deviations": _from_deviations,
+    "variance": _from_variance,
+    "sq_norms": _from_norms,
+}
+
+
+def _moments(rule, sq_mean, spread, weights):
+    w = weights.astype(spread.dtype)
+    several = jnp.sum(w > 0) > 1
+    S, sq_gradient_norm, below_rounding = rule(sq_mean, spread, w)
+    S, sq_gradient_norm = (jnp.where(several, x, jnp.nan) for x in (S, sq_gradient_norm))
+    positive = sq_gradient_norm > 0
+    noise_scale = jnp.where(positive, S / jnp.where(positive, sq_gradient_norm, 1), jnp.inf * S)
+    status = jnp.select(
+        [~several, ~jnp.isfinite(S + sq_gradient_norm), below_rounding, ~positive],
+        [_ONE, _NOT_FINITE, _ROUNDING, _NO_SIGNAL],
+        _OK,
+    ).astype(jnp.int32)
+    return Moments(
+        S=S,
+        sq_gradient_norm=sq_gradient_norm,
+        noise_scale=noise_scale,
+        signal_to_noise=sq_gradient_norm / S,
+        examples=jnp.sum(w) ** 2 / jnp.sum(w**2),
+        status=status,
+    )
+
+
+def _weights(given, mean, weights):
+    """The weights [B]; ValueError where the statistics do not fit `mean` or each other."""
+    structure = jax.tree.structure(mean)
+    sizes = set() if weights is None else {len(weights)}
+    for name, tree in given.items():
+        if name == "variance":
+            same_structure(tree, mean, name, "moments")
+            continue
+        if jax.tree.structure(tree) != structure and not jax.tree_util.all_leaves([tree]):
+            raise ValueError(
+                f"`moments`: `{name}` must be a tree like `mean` with leaves [B], or one array [B]"
+            )
+        shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(tree)}
+        if any(len(shape) != 1 for shape in shapes):
+            raise ValueError(
+                f"`moments`: `{name}` must have leaves of shape [B], got {sorted(shapes)}"
+            )
+        sizes |= {shape[0] for shape in shapes}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"`moments`: the number of examples B must be the same everywhere, got {sorted(sizes)}"
+            if sizes
+            else "`moments`: `variance` does not tell the number of examples; pass `weights` too"
+        )
+    return checked_weights(weights, sizes.pop(), "moments")
+
+
+def _sq_norm(x):
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.sum((x * jnp.conj(x)).real)
+
+
+def _json(x) -> float | None:
+    return float(x) if np.isfinite(x) else None

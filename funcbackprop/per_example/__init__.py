@@ -1,0 +1,28 @@
+"""Gradients of every example and their statistics."""
+
+from .engine import Measure, gradient_statistics
+from .statistics import (
+    InnerWithMean,
+    Mean,
+    PerExample,
+    SecondMoment,
+    SquaredDeviations,
+    SquaredNorms,
+    Statistic,
+    Variance,
+    total,
+)
+
+__all__ = [
+    "InnerWithMean",
+    "Mean",
+    "Measure",
+    "PerExample",
+    "SecondMoment",
+    "SquaredDeviations",
+    "SquaredNorms",
+    "Statistic",
+    "Variance",
+    "gradient_statistics",
+    "total",
+]
