@@ -1,6 +1,7 @@
 """Gradients of every example and their statistics."""
 
 from .engine import Measure, gradient_statistics
+from .mean_gradient import mean_gradient
 from .statistics import (
     InnerWithMean,
     Mean,
@@ -24,5 +25,6 @@ __all__ = [
     "Statistic",
     "Variance",
     "gradient_statistics",
+    "mean_gradient",
     "total",
 ]

@@ -76,6 +76,10 @@ class Mean:
     def add(self, state, grads, weights, mean=None):
         return self.merge(state, _chunk_mean(grads, weights))
 
+    def of(self, grads, weight):
+        """The state of examples of total weight `weight` whose mean gradient is `grads`."""
+        return {"weight": weight, "mean": jax.tree.map(_wide, grads)}
+
     def merge(self, a, b):
         weight = a["weight"] + b["weight"]
         share = _ratio(b["weight"], weight)

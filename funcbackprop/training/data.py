@@ -7,25 +7,28 @@ import dataclasses
 import functools
 import hashlib
 import platform
-import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Kind = Literal["classes", "regression", "sequence"]
+from .npz import Kind, count_classes, read
+from .order import Batches, FunctionBatches, batches, from_function
+
+__all__ = [
+    "Batches",
+    "Dataset",
+    "FunctionBatches",
+    "batches",
+    "digits",
+    "from_function",
+    "load",
+    "load_npz",
+    "load_text",
+]
 
 _NAMES = ("digits", "text")
 _SUFFIXES = (".npz", ".txt")
-# First bytes of a file -> what it is; a zip archive, as `numpy.savez` writes it, starts with PK.
-_NOT_NPZ = (
-    (b"\x93NUMPY", "a single .npy array"),
-    (b"\x80", "a pickle, which is never loaded because it can run code"),
-)
-# Fewer rows than classes means that the integers are no class labels; small files are let through.
-_ALWAYS_PLAUSIBLE_CLASSES = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,15 +173,10 @@ def load_npz(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> Dat
     """
     path = _existing_file(path, "load_npz")
     where = f"`load_npz`: {path}"
-    arrays = _read_npz(path, where)
-    for name, a in arrays.items():
-        _check_array(name, a, where)
-    _check_pairs(arrays, where)
-    kind = _kind(arrays["x"], arrays["y"], where)
-    arrays = {name: _converted(name, a, kind, where) for name, a in arrays.items()}
+    arrays, kind = read(path, where)
     source = {"source": "npz", "file": path.name}
     if "x_test" not in arrays:
-        _count_classes(arrays, kind, where)
+        count_classes(arrays, kind, where)
         if len(arrays["x"]) < 2:
             raise ValueError(
                 f"{where}: 1 example cannot be divided into a training and a test set; "
@@ -189,7 +187,7 @@ def load_npz(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> Dat
         **arrays,
         kind=kind,
         name=path.name,
-        num_classes=_count_classes(arrays, kind, where),
+        num_classes=count_classes(arrays, kind, where),
         vocabulary=None,
         provenance={**source, "split": "x_test and y_test of the file", **_sizes(arrays)},
     )
@@ -255,189 +253,6 @@ def load_text(path: str | Path | None = None, length: int = 64) -> Dataset:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Batches:
-    """Batches of in-memory arrays as a pure function of the step: `batches(step)`.
-
-    Made by `batches`. Two objects with the same arrays and seed give the same batches, so a
-    training run can stop after any step and continue from it.
-
-    Attributes:
-      arrays: pytree of arrays with a leading axis of length N on every leaf.
-      weights: [N] float32, or None.
-      size: N.
-      batch_size: B.
-      seed: of the order.
-      shuffle: whether each epoch has an order of its own.
-    """
-
-    arrays: Any
-    weights: np.ndarray | None
-    size: int
-    batch_size: int
-    seed: int
-    shuffle: bool
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """N / B, rounded up."""
-        return -(-self.size // self.batch_size)
-
-    def rows(self, step: int) -> tuple[np.ndarray, int]:
-        """The row numbers [B] of batch `step`, and how many of them, from the front, count."""
-        if step < 0:
-            raise ValueError(f"`Batches`: `step` must be 0 or more, got {step}")
-        epoch, position = divmod(int(step), self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.size) if self.shuffle else np.arange(self.size)
-        rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return np.resize(rows, self.batch_size), len(rows)
-
-    def __call__(self, step: int) -> tuple[Any, np.ndarray | None]:
-        """Batch `step`, counted from 0 over all epochs.
-
-        Returns:
-          The batch, a pytree like `arrays` with leading length B, and its weights: [B] float32,
-          or None if every row of every batch counts alike.
-        """
-        import jax
-
-        rows, count = self.rows(step)
-        batch = jax.tree.map(lambda a: a[rows], self.arrays)
-        if self.weights is None and self.size % self.batch_size == 0:
-            return batch, None
-        weights = (
-            np.ones(self.batch_size, np.float32) if self.weights is None else self.weights[rows]
-        )
-        weights[count:] = 0.0
-        return batch, weights
-
-
-def batches(
-    arrays: Any,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    weights: Any = None,
-    shuffle: bool = True,
-) -> Batches:
-    """Batches of in-memory arrays, in an order that depends on nothing but (seed, step).
-
-    Step s belongs to epoch s // steps_per_epoch, and the order of an epoch is the permutation that
-    `numpy.random.default_rng((seed, epoch))` draws. Every epoch visits every example once. If B
-    does not divide N, the last batch of an epoch is filled up with rows of its own, at weight 0.
-
-    Weights are None if B divides N and none were given. Otherwise every batch has weights [B], so
-    that a compiled step is traced once.
-
-    Args:
-      arrays: pytree of arrays with a leading axis of length N on every leaf.
-      batch_size: B, at most N.
-      seed: 0 or more.
-      weights: [N], relative importances of the examples, 0 or more.
-      shuffle: False takes the rows in their own order in every epoch.
-
-    Raises:
-      ValueError: lengths differ, B is larger than N, or the weights are not usable.
-
-    >>> order = batches(np.arange(5), 2, shuffle=False)
-    >>> batch, weights = order(2)
-    >>> batch.tolist(), weights.tolist(), order.steps_per_epoch
-    ([4, 4], [1.0, 0.0], 3)
-    """
-    import jax
-
-    arrays = jax.tree.map(lambda a: a if hasattr(a, "shape") else np.asarray(a), arrays)
-    size = _common_length(jax.tree_util.tree_leaves_with_path(arrays), jax.tree_util.keystr)
-    if batch_size < 1:
-        raise ValueError(f"`batches`: `batch_size` must be at least 1, got {batch_size}")
-    if batch_size > size:
-        raise ValueError(
-            f"`batches`: `batch_size` is {batch_size} and the data has {size} examples; "
-            f"take a batch size of at most {size}"
-        )
-    if seed < 0:
-        raise ValueError(f"`batches`: `seed` must be 0 or more, got {seed}")
-    if weights is not None:
-        weights = _checked_weights(weights, size)
-    return Batches(arrays, weights, size, int(batch_size), int(seed), shuffle)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FunctionBatches:
-    """Batches from a function: `batches(step)` is `(fn(seed, 0, step), None)`.
-
-    Attributes:
-      fn: pure function `(seed, epoch, step) -> batch`; epoch is always 0.
-      seed: handed to `fn`.
-    """
-
-    fn: Callable[[int, int, int], Any]
-    seed: int
-    steps_per_epoch: None = None
-    size: None = None
-    batch_size: None = None
-
-    def __call__(self, step: int) -> tuple[Any, None]:
-        return self.fn(self.seed, 0, int(step)), None
-
-
-def from_function(fn: Callable[[int, int, int], Any], seed: int = 0) -> FunctionBatches:
-    """Batches that a pure function of (seed, epoch, step) makes, for data without a fixed size.
-
-    There are no epochs: epoch is always 0, and `steps_per_epoch`, `size` and `batch_size` are None.
-
-    >>> from_function(lambda seed, epoch, step: np.full(2, step), seed=1)(7)[0].tolist()
-    [7, 7]
-    """
-    if not callable(fn):
-        raise TypeError(
-            "`from_function`: `fn` must be a function (seed, epoch, step) -> batch, "
-            f"got {type(fn).__name__}"
-        )
-    return FunctionBatches(fn, seed)
-
-
-# Four orders: several seeds or data sets at a time, without keeping every epoch.
-@functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, size: int) -> np.ndarray:
-    order = np.random.default_rng((seed, epoch)).permutation(size)
-    order.flags.writeable = False
-    return order
-
-
-def _common_length(leaves: list, keystr: Callable) -> int:
-    lengths = {a.shape[0] for _, a in leaves if a.shape}
-    if len(lengths) != 1 or any(not a.shape for _, a in leaves):
-        listing = ", ".join(f"arrays{keystr(path)} {list(a.shape)}" for path, a in leaves)
-        raise ValueError(
-            "`batches`: every array needs one leading axis of equal length (the examples), "
-            f"got shapes {listing or 'of no arrays at all'}"
-        )
-    (size,) = lengths
-    if size == 0:
-        raise ValueError("`batches`: the arrays hold 0 examples; pass at least one")
-    return size
-
-
-def _checked_weights(weights: Any, size: int) -> np.ndarray:
-    weights = np.asarray(weights)
-    if weights.shape != (size,) or weights.dtype.kind not in "fiub":
-        raise ValueError(
-            f"`batches`: `weights` must be real numbers of shape ({size},), one for each example, "
-            f"got {weights.dtype}{list(weights.shape)}"
-        )
-    weights = weights.astype(np.float32)
-    bad = ~np.isfinite(weights) | (weights < 0)
-    if bad.any():
-        raise ValueError(
-            f"`batches`: `weights` must be finite and 0 or more, got {bad.sum()} that are not, the "
-            f"first {weights[bad][0]} at index {int(bad.argmax())}"
-        )
-    if not weights.any():
-        raise ValueError("`batches`: all `weights` are 0; give at least one example some weight")
-    return weights
-
-
 def _existing_file(path: str | Path, caller: str) -> Path:
     path = Path(path)
     if path.is_dir():
@@ -447,159 +262,6 @@ def _existing_file(path: str | Path, caller: str) -> Path:
     if path.stat().st_size == 0:
         raise ValueError(f"`{caller}`: {path} is empty (0 bytes)")
     return path
-
-
-def _read_npz(path: Path, where: str) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if not head.startswith(b"PK"):
-        what = next((text for magic, text in _NOT_NPZ if head.startswith(magic)), "something else")
-        raise ValueError(
-            f"{where}: expected an .npz archive, got {what}; write one with numpy.savez(path, x=x, y=y)"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in ("x", "y") if name not in archive.files]
-            if missing:
-                raise ValueError(
-                    f"{where}: no array named {' or '.join(map(repr, missing))}; the file holds "
-                    f"{', '.join(map(repr, archive.files)) or 'no arrays'}; "
-                    "name the inputs x and the labels y"
-                )
-            names = [n for n in ("x", "y", "x_test", "y_test") if n in archive.files]
-            return {name: _member(archive, name, where) for name in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
-        raise ValueError(
-            f"{where}: the archive is truncated or damaged ({error}); write or copy it again"
-        ) from error
-
-
-def _member(archive: Any, name: str, where: str) -> np.ndarray:
-    try:
-        a = archive[name]
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(
-                f"{where}: array {name!r} holds Python objects, which are stored as a pickle and "
-                "never loaded because a pickle can run code; save an array of numbers"
-            ) from error
-        raise ValueError(f"{where}: array {name!r} is damaged ({error})") from error
-    if not isinstance(a, np.ndarray):
-        raise ValueError(f"{where}: {name!r} is not an array; save it with numpy.savez")
-    return a
-
-
-def _check_array(name: str, a: np.ndarray, where: str) -> None:
-    if a.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{where}: array {name!r} must hold real numbers, got dtype {a.dtype}; "
-            "convert it before saving"
-        )
-    if a.ndim == 0:
-        raise ValueError(
-            f"{where}: array {name!r} is a single number; expected a leading axis of examples"
-        )
-    if a.size == 0:
-        raise ValueError(f"{where}: array {name!r} is empty, shape {a.shape}")
-    _check_finite(name, a, where, "not finite (NaN or inf)")
-
-
-def _check_finite(name: str, a: np.ndarray, where: str, what: str) -> None:
-    if a.dtype.kind != "f":
-        return
-    bad = ~np.isfinite(a)
-    if bad.any():
-        index = tuple(int(i) for i in np.unravel_index(bad.argmax(), a.shape))
-        raise ValueError(
-            f"{where}: array {name!r} has {int(bad.sum())} of {a.size} values that are {what}, "
-            f"the first at index {list(index)}; clean or remove them"
-        )
-
-
-def _check_pairs(arrays: dict[str, np.ndarray], where: str) -> None:
-    for x, y in (("x", "y"), ("x_test", "y_test")):
-        if (x in arrays) != (y in arrays):
-            here, gone = (x, y) if x in arrays else (y, x)
-            raise ValueError(f"{where}: there is {here!r} but no {gone!r}; give both or neither")
-        if x in arrays and len(arrays[x]) != len(arrays[y]):
-            raise ValueError(
-                f"{where}: {x!r} has {len(arrays[x])} examples and {y!r} has {len(arrays[y])}; "
-                "the first axes must have equal length"
-            )
-    if "x_test" not in arrays:
-        return
-    for train, test in (("x", "x_test"), ("y", "y_test")):
-        a, b = arrays[train], arrays[test]
-        if a.shape[1:] != b.shape[1:] or _meaning(a) != _meaning(b):
-            raise ValueError(
-                f"{where}: {test!r} must be like {train!r} except in length; {train!r} is "
-                f"{a.dtype}{list(a.shape)}, {test!r} is {b.dtype}{list(b.shape)}"
-            )
-
-
-def _meaning(a: np.ndarray) -> str:
-    """uint8 is scaled, other integers are not: the two must not be mixed."""
-    if a.dtype == np.uint8:
-        return "pixels"
-    return "real" if a.dtype.kind == "f" else "integer"
-
-
-def _kind(x: np.ndarray, y: np.ndarray, where: str) -> Kind:
-    if y.dtype.kind == "f":
-        return "regression"
-    if y.ndim == 1:
-        return "classes"
-    if y.ndim == 2 and y.shape == x.shape and x.dtype.kind in "iu":
-        return "sequence"
-    raise ValueError(
-        f"{where}: integer 'y' must be labels [N], or next tokens [N, T] like 'x'; got x "
-        f"{x.dtype}{list(x.shape)} and y {y.dtype}{list(y.shape)}; turn one-hot rows into labels "
-        "with y.argmax(1), a column with y[:, 0], targets of a regression into floats"
-    )
-
-
-def _converted(name: str, a: np.ndarray, kind: Kind, where: str) -> np.ndarray:
-    if kind == "sequence" or (kind == "classes" and name.startswith("y")):
-        return _labels(name, a, kind, where)
-    if name.startswith("x") and a.dtype == np.uint8:
-        return a.astype(np.float32) / np.float32(255)
-    with np.errstate(over="ignore"):
-        converted = a.astype(np.float32)
-    _check_finite(name, converted, where, "too large for float32")
-    return converted[:, None] if name.startswith("y") and a.ndim == 1 else converted
-
-
-def _labels(name: str, a: np.ndarray, kind: Kind, where: str) -> np.ndarray:
-    what = "tokens" if kind == "sequence" else "labels"
-    bad = (a < 0) if a.dtype.kind == "i" else np.zeros(a.shape, bool)
-    if bad.any():
-        index = tuple(int(i) for i in np.unravel_index(bad.argmax(), a.shape))
-        raise ValueError(
-            f"{where}: array {name!r} has {int(bad.sum())} negative {what}, the first ({a[index]}) "
-            f"at index {list(index)}; number them from 0 (and give padding a weight of 0)"
-        )
-    if int(a.max()) > np.iinfo(np.int32).max:
-        raise ValueError(f"{where}: array {name!r} has {what} beyond the range of int32")
-    return a.astype(np.int32)
-
-
-def _count_classes(arrays: dict[str, np.ndarray], kind: Kind, where: str) -> int | None:
-    """Largest label + 1, over the training and the test set."""
-    if kind == "regression":
-        return None
-    labels = [a for name, a in arrays.items() if kind == "sequence" or name.startswith("y")]
-    count = 1 + max(int(a.max()) for a in labels)
-    if len(np.unique(arrays["y"])) < 2:
-        raise ValueError(
-            f"{where}: all labels in 'y' are {arrays['y'].flat[0]}; training needs at least 2 classes"
-        )
-    room = max(sum(a.size for a in labels), _ALWAYS_PLAUSIBLE_CLASSES)
-    if count > room:
-        raise ValueError(
-            f"{where}: the largest label {count - 1} means {count} classes, more than there are "
-            "labels; number the classes 0 .. K-1, or save 'y' as floating point for a regression"
-        )
-    return count
 
 
 def _with_split(
@@ -619,7 +281,7 @@ def _with_split(
         **arrays,
         kind=kind,
         name=name,
-        num_classes=_count_classes({"x": x, "y": y}, kind, name),
+        num_classes=count_classes({"x": x, "y": y}, kind, name),
         vocabulary=None,
         provenance={
             **source,

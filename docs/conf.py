@@ -1,0 +1,61 @@
+"""Configuration of the documentation: `sphinx-build -W -b html docs docs/_build/html`."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import funcbackprop
+
+project = "funcbackprop"
+author = "the funcbackprop authors"
+copyright = author
+version = release = funcbackprop.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "jupyter_execute"]
+html_theme = "sphinx_book_theme"
+html_title = "funcbackprop"
+
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# Docstrings put code in single backticks.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+napoleon_use_rtype = False
+
+_CODE = re.compile(r"(``.+?``|`.+?`)")
+_BULLET = re.compile(r"^(\s*)([*-]) ")
+
+
+def escape_markup(app, what, name, obj, options, lines):
+    """Docstrings are plain text: |G|, a * b and x_ are no reStructuredText, outside of backticks."""
+    in_example = False
+    for i, line in enumerate(lines):
+        in_example = line.lstrip().startswith(">>>") or (in_example and line.strip() != "")
+        if in_example:
+            continue
+        bullet = _BULLET.match(line)
+        start = bullet.end() if bullet else 0
+        parts = _CODE.split(line[start:])
+        parts[::2] = [re.sub(r"([|*]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+        lines[i] = line[:start] + "".join(parts)
+
+
+def skip_generated(app, what, name, obj, skip, options):
+    """The fields of a NamedTuple are described in its docstring."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else skip
+
+
+def setup(app):
+    # Before napoleon, whose own markup must stay.
+    app.connect("autodoc-process-docstring", escape_markup, priority=400)
+    app.connect("autodoc-skip-member", skip_generated)

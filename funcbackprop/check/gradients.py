@@ -1,0 +1,232 @@
+"""A gradient held against a reference, leaf by leaf."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import tables
+from ..contract import Loss, checked_params, leaf_names, same_structure
+from ..per_example import mean_gradient
+
+# Relative tolerance by dtype: about 84 unit roundoffs for float32, the rounding of sums of up to a
+# thousand terms; 4500 for float64, exact to 12 digits; about 10 for the 16-bit types.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}
+
+_ADVICE = {
+    "agrees": "Every leaf agrees with the reference.",
+    "differs": "A leaf differs: look at its worst element, and at the rules (custom_vjp, "
+    "stop_gradient, a factor such as 1/B) between the loss and that parameter.",
+    "not finite": "A gradient holds NaN or inf: jax_debug_nans shows where it is born; a division, "
+    "log or sqrt at 0 behind a `where` is the usual cause.",
+    "not audited": "Nothing was compared: pass reference=, a function "
+    "(params, batch, weights=None) -> (value, grads) that does not use jax.grad. For the library's "
+    "models it is "
+    "funcbackprop.reference.layerwise.value_and_grad(model, loss).",
+}
+_WORST_FIRST = ("not finite", "differs", "not audited", "agrees")
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafCheck:
+    """One parameter leaf: how far its gradient is from the reference.
+
+    Attributes:
+      leaf: the path, `params['layers'][0]['w']`.
+      verdict: "agrees", "differs", "not finite" or "not audited".
+      relative_error: max|a - b| / max(max|b|, m), with m the size of the terms that are added to
+        form an element, where the reference knows it (0 otherwise).
+      cosine_error: 1 - cos(a, b).
+      worst_index: where |a - b| is largest.
+      got, expected: the two values there.
+      tolerance: what `relative_error` is held to.
+    """
+
+    leaf: str
+    verdict: str
+    relative_error: float | None = None
+    cosine_error: float | None = None
+    worst_index: tuple[int, ...] | None = None
+    got: float | complex | None = None
+    expected: float | complex | None = None
+    tolerance: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientCheck:
+    """The result of `check_gradients`; `str` is a table.
+
+    Attributes:
+      leaves: one `LeafCheck` for each parameter leaf, in tree order.
+      value, reference_value: the loss by both; the latter is None without a reference.
+    """
+
+    leaves: tuple[LeafCheck, ...]
+    value: float
+    reference_value: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if every leaf was compared and agrees."""
+        return all(leaf.verdict == "agrees" for leaf in self.leaves)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe; numbers that are not finite are None."""
+        leaves = [
+            {name: _json(value) for name, value in dataclasses.asdict(leaf).items()}
+            for leaf in self.leaves
+        ]
+        return {
+            "ok": self.ok,
+            "value": _json(self.value),
+            "reference_value": _json(self.reference_value),
+            "leaves": leaves,
+        }
+
+    def __str__(self):
+        rows = [
+            (
+                x.leaf,
+                x.verdict,
+                x.relative_error,
+                x.cosine_error,
+                "" if x.worst_index is None else str(list(x.worst_index)),
+                x.got,
+                x.expected,
+            )
+            for x in self.leaves
+        ]
+        headers = ("leaf", "verdict", "relative", "cosine", "worst at", "gradient", "reference")
+        found = {leaf.verdict for leaf in self.leaves} or {"agrees"}
+        advice = next(_ADVICE[verdict] for verdict in _WORST_FIRST if verdict in found)
+        return f"{tables.text(rows, headers)}\n{advice}"
+
+
+def check_gradients(
+    loss: Loss,
+    params: chex.ArrayTree,
+    batch: chex.ArrayTree,
+    grads: chex.ArrayTree | None = None,
+    *,
+    weights: chex.Array | None = None,
+    has_aux: bool = False,
+    intended: Sequence[str] = (),
+    reference: Callable | None = None,
+) -> GradientCheck:
+    """Hold the gradient of every parameter leaf against a reference.
+
+    Agreement means max|a - b| <= tolerance max(max|b|, m) for each leaf, with a tolerance for its
+    dtype (float64 1e-12, float32 1e-5, float16 1e-2, bfloat16 6e-2).
+
+    Args:
+      loss: `loss(params, example) -> scalar` of one example; `(scalar, aux)` with `has_aux=True`.
+      params: pytree of float arrays.
+      batch: pytree with a leading axis [B] on every leaf.
+      grads: the gradient of the weighted mean loss to judge, from anywhere (arrays in the structure
+        of `params`). None takes `jax.grad`, jitted, at matmul precision "highest" unless
+        jax_default_matmul_precision is set.
+      weights: [B], relative importances of the examples.
+      has_aux: whether the loss returns `(scalar, aux)`.
+      intended: names of intended departures from the chain rule. It must be empty so far: a
+        comparison with a given reference cannot tell why a leaf differs.
+      reference: `(params, batch, weights=None) -> (value, grads)`, independent of `jax.grad`. If it
+        has a method `with_sizes` that also returns the tree of sizes m, they are used. Without
+        a reference every leaf is "not audited".
+
+    Raises:
+      ValueError: `grads`, or what the reference returns, has not the structure of `params`.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> loss = lambda w, x: 0.5 * jnp.sum((w - x) ** 2)
+    >>> by_hand = lambda w, x, weights=None: (0.0, w - x.mean(0))
+    >>> w, x = jnp.array([1.0, 2.0]), jnp.array([[0.0, 1.0], [2.0, 5.0]])
+    >>> fb.check_gradients(loss, w, x, reference=by_hand).ok
+    True
+    >>> fb.check_gradients(loss, w, x, grads=2 * (w - x.mean(0)), reference=by_hand).ok
+    False
+    """
+    if intended:
+        raise ValueError(
+            f"`check_gradients`: `intended` must be empty, got {tuple(intended)!r}: a comparison "
+            "with a given reference cannot tell why a leaf differs"
+        )
+    checked_params(params, "check_gradients")
+    losses, computed = _gradient(loss, has_aux, params, batch, weights)
+    if grads is None:
+        grads = computed
+    same_structure(grads, params, "grads", "check_gradients")
+    names = leaf_names(params)
+    if reference is None:
+        leaves = tuple(LeafCheck(name, "not audited") for name in names)
+        return GradientCheck(leaves, losses)
+    value, expected, sizes = _reference(reference, params, batch, weights)
+    same_structure(expected, params, "the gradient of `reference`", "check_gradients")
+    columns = (jax.tree.leaves(tree) for tree in (params, grads, expected, sizes))
+    leaves = tuple(_compare(*row) for row in zip(names, *columns, strict=True))
+    return GradientCheck(leaves, losses, float(value))
+
+
+def _gradient(loss, has_aux, params, batch, weights):
+    """`(weighted mean loss, grads)` by `jax.grad`."""
+    chosen = jax.config.jax_default_matmul_precision is not None
+    precision = contextlib.nullcontext() if chosen else jax.default_matmul_precision("highest")
+    with precision:
+        gradient = jax.jit(mean_gradient(loss, has_aux=has_aux, caller="check_gradients"))
+        losses, _, grads = gradient(params, batch, weights)
+    return float(np.average(np.asarray(losses, np.float64), weights=weights)), grads
+
+
+def _reference(reference, params, batch, weights):
+    """`(value, grads, sizes)`; sizes are 0 where the reference does not know them."""
+    if hasattr(reference, "with_sizes"):
+        return reference.with_sizes(params, batch, weights)
+    out = reference(params, batch, weights)
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise ValueError(
+            f"`check_gradients`: `reference` must return (value, grads), got {type(out).__name__}"
+        )
+    return *out, jax.tree.map(lambda p: 0.0, params)
+
+
+def _compare(name, param, grad, expected, size) -> LeafCheck:
+    a, b = np.asarray(grad), np.asarray(expected)
+    dtypes = (jnp.result_type(param), a.dtype)
+    tolerance = max(TOLERANCE.get(jnp.finfo(d).dtype.name, 0.0) for d in dtypes)
+    wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
+    a, b = a.astype(wide), b.astype(wide)
+    if a.size == 0:
+        return LeafCheck(name, "agrees", 0.0, 0.0, tolerance=tolerance)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        bad = ~(np.isfinite(a) & np.isfinite(b))
+        at = tuple(int(i) for i in np.unravel_index(np.argmax(bad), a.shape))
+        return LeafCheck(name, "not finite", None, None, at, a[at].item(), b[at].item(), tolerance)
+    difference = np.abs(a - b)
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(difference), a.shape))
+    scale = max(np.abs(b).max(), float(np.max(size)))
+    error = 0.0 if difference[at] == 0 else float(np.divide(difference[at], scale or 0.0))
+    verdict = "agrees" if error <= tolerance else "differs"
+    return LeafCheck(
+        *(name, verdict, error, _cosine_error(a, b), at, a[at].item(), b[at].item(), tolerance)
+    )
+
+
+def _cosine_error(a, b) -> float:
+    """1 - cos(a, b) = |a/|a| - b/|b||^2 / 2, which keeps its digits; 0 if both are zero."""
+    a, b = a.ravel(), b.ravel()
+    norms = np.linalg.norm(a), np.linalg.norm(b)
+    if not all(norms):
+        return float(any(norms))
+    return float(np.sum(np.abs(a / norms[0] - b / norms[1]) ** 2) / 2)
+
+
+def _json(value):
+    if isinstance(value, complex):
+        return [_json(value.real), _json(value.imag)]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return list(value) if isinstance(value, tuple) else value

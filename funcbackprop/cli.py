@@ -1,0 +1,62 @@
+"""The command line: `funcbackprop study` and `funcbackprop train`; asking for help loads no JAX."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from .study.config import StudyConfig, TrainConfig, UsageError
+
+_COMMANDS = {"study": StudyConfig, "train": TrainConfig}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, or 2 with one line on standard error."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config = _parse(argv)
+        return _run(config, shlex.join(["funcbackprop", *argv]))
+    except UsageError as error:
+        return _refuse(error)
+
+
+def _parse(argv: list[str]):
+    try:
+        import tyro
+    except ImportError as error:
+        raise UsageError(
+            "the command line needs more packages: pip install 'funcbackprop[study]'"
+        ) from error
+    commands = [
+        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        for name, kind in _COMMANDS.items()
+    ]
+    if len(argv) > 1 and argv[0] in _COMMANDS and ":" in argv[1] and argv[1][0] != "-":
+        argv = [argv[0], "--model", *argv[1:]]  # `study module:problem`
+    return tyro.cli(commands[0] | commands[1], args=argv, prog="funcbackprop")
+
+
+def _run(config: TrainConfig, command: str) -> int:
+    from . import report
+    from .study import job
+    from .training import NonFiniteLoss
+
+    try:
+        folder = job.run(config, command)
+    except NonFiniteLoss as error:
+        return _refuse(
+            f"the loss is {error.loss} at step {error.step}: lower --learning-rate (now "
+            f"{config.learning_rate:g}) and give another --name or --overwrite"
+        )
+    print(report.table(folder))
+    return 0
+
+
+def _refuse(problem) -> int:
+    line = " ".join(str(problem).split())
+    print(f"funcbackprop: error: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

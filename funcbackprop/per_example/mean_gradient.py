@@ -1,0 +1,42 @@
+"""The ordinary gradient, of the weighted mean loss: one backward pass for the whole batch."""
+
+import jax
+import jax.numpy as jnp
+
+from ..contract import (
+    Loss,
+    batch_size,
+    checked_params,
+    checked_weights,
+    scalar_loss,
+    without_padding,
+)
+
+
+def mean_gradient(loss: Loss, *, has_aux: bool = False, caller: str = "mean_gradient"):
+    """`f(params, batch, weights=None) -> (losses [B], aux, grads)`.
+
+    `grads` is the gradient of sum_i w_i loss_i / sum_i w_i, taken as one program: what training
+    uses, where `gradient_statistics` takes the gradient of each example.
+    """
+    loss = scalar_loss(loss, has_aux, caller)
+
+    def f(params, batch, weights=None):
+        checked_params(params, caller)
+        size = batch_size(batch, caller)
+        padded = weights is not None
+        weights = checked_weights(weights, size, caller)
+        if padded:
+            batch = without_padding(batch, weights)
+        weight = jnp.sum(weights)
+        share = weights / jnp.where(weight > 0, weight, 1)
+
+        def mean_loss(params):
+            losses, aux = jax.vmap(loss, in_axes=(None, 0))(params, batch)
+            losses = jnp.where(weights > 0, losses, 0)
+            return jnp.sum(share * losses), (losses, aux)
+
+        grads, (losses, aux) = jax.grad(mean_loss, has_aux=True)(params)
+        return losses, aux, grads
+
+    return f

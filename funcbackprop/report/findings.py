@@ -1,0 +1,230 @@
+"""What to see in each figure: sentences computed from the data by simple rules.
+
+Each function takes a `Run` and returns sentences. A number over several seeds is their mean.
+"""
+
+import math
+
+import numpy as np
+
+from .. import figures
+from ..tables import number
+from .run import Run, metrics, noise
+
+# Ratios that count as a change, and as well above or below the batch size.
+_CHANGE = 1.5
+_CLEARLY = 2.0
+# A test loss that ends this much above its lowest value has turned.
+_TURNED = 1.05
+
+
+def last(curve) -> float | None:
+    """The last value of a curve, as the mean over seeds; None if there is none."""
+    values = figures.band(curve).mean
+    return float(values[-1]) if len(values) and np.isfinite(values[-1]) else None
+
+
+def _ends(curve):
+    """(first step, value), (last step, value) of the finite part of a curve."""
+    b = figures.band(curve)
+    known = np.flatnonzero(np.isfinite(b.mean))
+    if not len(known):
+        return None
+    return [(int(b.steps[k]), float(b.mean[k])) for k in (known[0], known[-1])]
+
+
+def learning(run: Run) -> list[str]:
+    """From where to where the loss and the accuracy went, and whether the test loss turned."""
+    sentences, measured = [], metrics(run)
+    for name in ("loss", "accuracy"):
+        parts = [_from_to(s, name, curve) for s, curve in measured.get(name, {}).items()]
+        parts = [part for part in parts if part]
+        if parts:
+            sentences.append(f"The {'; the '.join(parts)}.")
+    if not measured and run.steps:
+        seen = [row["loss"] for row in run.steps if row["loss"] is not None]
+        if seen:
+            sentences.append(
+                f"The loss of a mini-batch went from {number(seen[0])} to {number(seen[-1])}."
+            )
+    return [*sentences, *_turned(measured.get("loss", {}).get("test"))]
+
+
+def _from_to(split, name, curve):
+    ends = _ends(curve)
+    if ends is None:
+        return None
+    (first, a), (step, b) = ends
+    if first == step:
+        return f"{split} {name} was measured at step {step:,} only: {_metric(name, b)}"
+    return f"{split} {name} went from {_metric(name, a)} to {_metric(name, b)} at step {step:,}"
+
+
+def _metric(name, value):
+    return f"{100 * value:.1f} %" if name == "accuracy" else number(value)
+
+
+def _turned(test):
+    if test is None or (ends := _ends(test)) is None:
+        return []
+    b = figures.band(test)
+    k = int(np.nanargmin(b.mean))
+    if not 0 < b.mean[k] * _TURNED < ends[1][1]:
+        return []
+    return [
+        f"The test loss was lowest at the measurement of step {int(b.steps[k]):,} "
+        f"({number(float(b.mean[k]))}) and higher at the end: from there on, fitting the training "
+        "examples better did not help on others."
+    ]
+
+
+def gradient_noise(run: Run) -> list[str]:
+    """How S and |G|^2 changed, and how often the estimate of |G|^2 was not above zero."""
+    S, sq = noise(run, "S"), noise(run, "sq_gradient_norm")
+    sentences = []
+    if (spread := _ends(S)) and (size := _ends(sq)):
+        (first, a), (end, b) = spread
+        (_, c), (_, d) = size
+        if first == end:
+            sentences.append(
+                f"Measured once, at step {first:,}: S = {number(a)} and |G|² = {number(c)}."
+            )
+        else:
+            sentences.append(
+                f"From step {first:,} to {end:,}, S went from {number(a)} to {number(b)} and |G|² "
+                f"from {number(c)} to {number(d)}."
+            )
+    return [*sentences, *_not_positive(figures.band(sq))]
+
+
+def _not_positive(b):
+    count, of = int(np.sum(b.mean <= 0)), len(b.mean)
+    if not count:
+        return []
+    return [
+        f"At {count} of {of} measured steps the estimate of |G|² was not above zero: the mean "
+        "gradient was too small to be told from zero with these examples. More examples per "
+        "measurement would tell."
+    ]
+
+
+def noise_scale(run: Run) -> list[str]:
+    """How the noise scale changed, and what that means for the batch size."""
+    curve = noise(run, "noise_scale")
+    ends, batch = _ends(curve), run.batch_size
+    sentences = []
+    if ends is not None:
+        sentences.append(_scale_trend(*ends, batch, len(curve)))
+    b = figures.band(curve)
+    if b.missing.any():
+        sentences.append(_scale_missing(run, b))
+    return sentences
+
+
+def _scale_trend(first, end, batch, seeds):
+    (start, a), (stop, b) = first, end
+    mean = f" (mean of {seeds} seeds)" if seeds > 1 else ""
+    if start == stop:
+        trend = f"At step {stop:,} the noise scale was {_examples(b)}{mean}"
+    elif b > _CHANGE * a:
+        trend = f"The noise scale grew from {_count(a)} to {_examples(b)} by step {stop:,}{mean}"
+    elif a > _CHANGE * b:
+        trend = f"The noise scale fell from {_count(a)} to {_examples(b)} by step {stop:,}{mean}"
+    else:
+        trend = f"The noise scale stayed near {_examples(b)}{mean}"
+    return trend + (_against_batch(b, batch) if batch else "") + "."
+
+
+def _against_batch(scale, batch):
+    if scale > _CLEARLY * batch:
+        return (
+            f" while a batch held {number(batch)}: there, one batch mostly sees noise, and a larger "
+            "batch or a smaller learning rate would average more of it away"
+        )
+    if scale * _CLEARLY < batch:
+        return (
+            f" while a batch held {number(batch)}: there, one batch mostly sees signal, and a "
+            "smaller batch would give almost the same direction for less work"
+        )
+    return f", within a factor of 2 of the batch of {number(batch)}: signal and noise are comparable in one batch"
+
+
+def _count(x):
+    return number(round(x) if x >= 10 else x)
+
+
+def _examples(x):
+    return f"{_count(x)} example{'' if round(x, 2) == 1 else 's'}"
+
+
+def _scale_missing(run, b):
+    reasons = {row["noise"]["total"].get("status", "") for row in run.noisy} - {"ok", ""}
+    steps = [int(step) for step in b.steps[b.missing]]
+    where = (
+        f"step {steps[0]:,}"
+        if len(steps) == 1
+        else f"{len(steps)} of {len(b.steps)} steps (the first is {steps[0]:,})"
+    )
+    why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
+    some = " for at least one seed" if len(run.seeds) > 1 else ""
+    return f"At {where} there was no finite estimate{some}{why}: hollow arrows at the upper edge."
+
+
+def by_layer(run: Run) -> list[str]:
+    """The layer with most of the variance at the end, and those of best and worst signal."""
+    variance = {name: last(noise(run, "batch_variance", name)) for name in run.layers}
+    variance = {name: x for name, x in variance.items() if x is not None}
+    whole = math.fsum(variance.values())
+    sentences = []
+    if len(variance) > 1 and whole > 0:
+        top = max(variance, key=lambda name: variance[name])
+        sentences.append(
+            f"At the last measurement {top} held {100 * variance[top] / whole:.0f} % of the "
+            f"variance, the largest share of {len(variance)} layers."
+        )
+    ratio = {name: last(noise(run, "signal_to_noise", name)) for name in run.layers}
+    return [*sentences, *_signal_by_layer({k: x for k, x in ratio.items() if x is not None})]
+
+
+def _signal_by_layer(ratio):
+    if len(ratio) < 2:
+        return []
+    low, high = (pick(ratio, key=lambda name: ratio[name]) for pick in (min, max))
+    below = sum(x <= 0 for x in ratio.values())
+    sentences = [
+        f"The signal to noise of one batch ranged from {number(ratio[low])} ({low}) to "
+        f"{number(ratio[high])} ({high})."
+    ]
+    if below:
+        sentences.append(
+            f"In {below} of {len(ratio)} layers it was not above zero: no signal could be told from "
+            "the noise there."
+        )
+    return sentences
+
+
+def check(run: Run) -> list[str]:
+    """Whether every leaf agreed with the reference; what did not comes by name."""
+    done = [row for row in run.checks if "leaves" in row]
+    missing = list(dict.fromkeys(row["missing"] for row in run.checks if "missing" in row))
+    if not done:
+        return missing
+    leaves = [leaf for row in done for leaf in row["leaves"]]
+    steps = ", ".join(f"{step:,}" for step in sorted({row["step"] for row in done}))
+    where = f"the {done[0].get('reference', 'given')} reference at the compared steps ({steps})"
+    wrong = {x["leaf"]: x["verdict"] for x in leaves if x["verdict"] != "agrees"}
+    total = len({x["leaf"] for x in leaves})
+    if wrong:
+        return [*_disagreement(wrong, total, where), *missing]
+    errors = [x["relative_error"] for x in leaves if x["relative_error"] is not None]
+    largest = f"; the largest relative error was {number(max(errors))}" if errors else ""
+    return [f"All {total} leaves agreed with {where}{largest}.", *missing]
+
+
+def _disagreement(wrong, total, where):
+    named = [f"{leaf} ({verdict})" for leaf, verdict in wrong.items()]
+    shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    sentences = [f"{len(wrong)} of {total} leaves were not found to agree with {where}: {shown}."]
+    if set(wrong.values()) - {"not audited"}:
+        sentences.append("Until this is explained, trust no other number of this report.")
+    return sentences

@@ -1,0 +1,130 @@
+"""What the command line can ask for, as frozen dataclasses; loads no JAX."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+MODELS = ("mlp", "convnet", "lstm", "transformer")
+SEQUENCE_MODELS = ("lstm", "transformer")
+OPTIMIZERS = (
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamaxw",
+    "adamw",
+    "adan",
+    "amsgrad",
+    "fromage",
+    "lamb",
+    "lars",
+    "lion",
+    "nadam",
+    "nadamw",
+    "novograd",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+    "sign_sgd",
+    "sm3",
+    "yogi",
+)
+
+# Fields that say where the results go, not what they are: they may differ when a run resumes.
+_PLACE = ("out", "overwrite", "tensorboard")
+
+
+class UsageError(ValueError):
+    """Something the user asked for cannot be done; the command line prints it and exits with 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a model and record loss and accuracy."""
+
+    model: str = "mlp"
+    """mlp, convnet, lstm or transformer; or module:problem, an fb.Problem in a Python module."""
+    data: str | None = None
+    """digits, text, a .npz file (arrays x, y, optional x_test, y_test) or a .txt file. By default
+    what fits the model: digits or text."""
+    steps: int = 1500
+    """Number of updates."""
+    batch_size: int = 64
+    """Examples in a mini-batch."""
+    optimizer: str = "adam"
+    """An optax optimizer: adam, adamw, sgd, lion, ..."""
+    learning_rate: float = 1e-3
+    """The learning rate."""
+    seed: int = 0
+    """Seed of the initial parameters, the order of the data and dropout."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds instead of one: the report shows mean and spread."""
+    length: int = 64
+    """Characters in a sequence, for text."""
+    name: str | None = None
+    """Name of the run; by default data and model."""
+    out: Path = Path("runs")
+    """Folder for runs; this one is written to OUT/NAME."""
+    overwrite: bool = False
+    """Start afresh if the folder holds a run, instead of resuming or refusing."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to the run's folder."""
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return self.seeds or (self.seed,)
+
+    def to_dict(self, name: str, data: str | None) -> dict[str, Any]:
+        """What decides the results: two runs with the same dictionary end with the same bits."""
+        fields = dataclasses.asdict(self)
+        fields = {key: value for key, value in fields.items() if key not in (*_PLACE, "seed")}
+        return {
+            "command": type(self).__name__.removesuffix("Config").lower(),
+            **fields,
+            "name": name,
+            "data": data,
+            "seeds": list(self.all_seeds),
+        }
+
+    def check(self) -> None:
+        """Raise UsageError for a value that no run could have."""
+        whole = {"steps": self.steps, "batch-size": self.batch_size, "length": self.length}
+        for option, value in whole.items():
+            if value < 1:
+                raise UsageError(f"--{option} must be at least 1, got {value}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise UsageError(f"--learning-rate must be a positive number, got {self.learning_rate}")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(
+                f"--optimizer: unknown {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}"
+            )
+        if any(seed < 0 for seed in self.all_seeds):
+            raise UsageError(f"seeds must not be negative, got {list(self.all_seeds)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise UsageError(f"--seeds must differ from each other, got {list(self.seeds)}")
+        if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
+            raise UsageError(f"--name must be a plain folder name, got {self.name!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig(TrainConfig):
+    """Train a model and study its gradients on the way: variance, noise scale, and correctness."""
+
+    measurements: int = 12
+    """How many log-spaced steps to measure at, beside the first and the last."""
+    measure_examples: int = 512
+    """Training examples whose gradients are measured, or all of them if there are fewer."""
+
+    def check(self) -> None:
+        super().check()
+        if self.measurements < 1:
+            raise UsageError(f"--measurements must be at least 1, got {self.measurements}")
+        if self.measure_examples < 2:
+            raise UsageError(
+                "--measure-examples must be at least 2, since one example shows no spread, got "
+                f"{self.measure_examples}"
+            )

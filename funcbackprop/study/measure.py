@@ -1,0 +1,181 @@
+"""What a study measures on the way: hooks for `fit` that return rows."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from ..check import check_gradients
+from ..check.gradients import TOLERANCE
+from ..contract import Problem, attach_keys, batch_size
+from ..noise import Moments, moments
+from ..per_example import Mean, Variance, gradient_statistics
+
+# Examples evaluated at once for loss and accuracy.
+_CHUNK = 512
+# Batches of a data function that stand for its training set, and the seed they are drawn with.
+_FUNCTION_BATCHES = 8
+_HELD_OUT_SEED = 2**31 - 1
+
+
+def measured_steps(steps: int, count: int) -> list[int]:
+    """The first and the last step, and about `count` log-spaced ones between.
+
+    >>> measured_steps(100, 5)
+    [0, 1, 3, 10, 32, 100]
+    """
+    spaced = np.rint(np.geomspace(1, steps, count)).astype(int)
+    return sorted({0, steps, *spaced.tolist()})
+
+
+def checked_steps(steps: int) -> list[int]:
+    """The first, the middle and the last step."""
+    return sorted({0, steps // 2, steps})
+
+
+class Evaluation:
+    """Loss and metrics on the training and the test set: `(params) -> {"train": {...}, ...}`."""
+
+    def __init__(self, problem: Problem, seed: int):
+        self._sets = {"train": (training_examples(problem, seed), problem.weights)}
+        if problem.test_data is not None:
+            self._sets["test"] = (problem.test_data, None)
+        self._key = jax.random.key(seed)
+        self._evaluate = jax.jit(jax.vmap(_evaluator(problem), in_axes=(None, 0, 0)))
+
+    def __call__(self, params) -> dict[str, dict[str, float]]:
+        return {name: self._mean(params, *data) for name, data in self._sets.items()}
+
+    def _mean(self, params, data, weights) -> dict[str, float]:
+        data, keys = attach_keys(jax.tree.map(jnp.asarray, data), self._key)
+        values: dict[str, list] = {}
+        for start in range(0, len(keys), _CHUNK):
+            chunk = jax.tree.map(lambda x, s=start: x[s : s + _CHUNK], (data, keys))
+            for name, of_chunk in self._evaluate(params, *chunk).items():
+                values.setdefault(name, []).extend(np.asarray(of_chunk, np.float64).tolist())
+        return {name: float(np.average(v, weights=weights)) for name, v in values.items()}
+
+
+def _evaluator(problem: Problem) -> Callable:
+    def evaluate(params, example, key):
+        out = problem.loss(params, (example, key) if problem.rng else example)
+        values = {"loss": out[0] if problem.has_aux else out}
+        for name, metric in (problem.metrics or {}).items():
+            values[name] = metric(params, example)
+        return values
+
+    return evaluate
+
+
+class Noise:
+    """Moments of the gradient noise in total and per layer: `(params) -> {"total", "layers"}`."""
+
+    def __init__(self, problem: Problem, seed: int, examples: int, mini_batch: int):
+        data = training_examples(problem, seed)
+        weights = problem.weights
+        if weights is None:
+            weights = np.ones(batch_size(data, "Noise"), np.float32)
+        self._batch, self._weights = _some((data, weights), examples)
+        if problem.rng:
+            self._batch = attach_keys(self._batch, jax.random.key(seed))
+        self.examples = len(self._weights)
+        self._mini_batch = mini_batch
+        self._groups = problem.groups
+        stats = {"mean": Mean(), "variance": Variance()}
+        self._measure = jax.jit(gradient_statistics(problem.loss, stats, has_aux=problem.has_aux))
+
+    def __call__(self, params) -> dict[str, Any]:
+        _, g = self._measure(params, self._batch, self._weights)
+        layers = {}
+        for name, paths in layer_groups(params, self._groups).items():
+            mean, variance = (_select(tree, paths) for tree in (g["mean"], g["variance"]))
+            layers[name] = self._row(moments(mean, variance=variance, weights=self._weights))
+        return {"total": self._row(moments(**g, weights=self._weights)), "layers": layers}
+
+    def _row(self, m: Moments) -> dict[str, Any]:
+        row = m.to_dict()
+        snr, S = row["signal_to_noise"], row["S"]
+        row["signal_to_noise"] = None if snr is None else self._mini_batch * snr
+        row["batch_variance"] = None if S is None else S / self._mini_batch
+        return row
+
+
+class Check:
+    """The gradient held against the problem's reference: `(params) -> row`."""
+
+    def __init__(self, problem: Problem, missing: str | None, seed: int, examples: int):
+        self._problem = problem
+        self._missing = missing
+        data = problem.test_data
+        if data is None:
+            data = training_examples(problem, seed)
+        self._batch = _some(data, examples)
+        if problem.rng:
+            self._batch = attach_keys(self._batch, jax.random.key(seed))
+
+    def __call__(self, params) -> dict[str, Any]:
+        if self._missing is not None:
+            return {"ok": None, "missing": self._missing}
+        report = check_gradients(
+            *(self._problem.loss, params, self._batch),
+            has_aux=self._problem.has_aux,
+            reference=self._problem.reference,
+        )
+        dtypes = {jnp.result_type(p).name for p in jax.tree.leaves(params)}
+        dtype = max(dtypes, key=lambda name: TOLERANCE.get(name, 0.0))
+        reference = type(self._problem.reference).__name__.lower()
+        if hasattr(self._problem.reference, "__name__"):
+            reference = self._problem.reference.__name__
+        tolerance = max(leaf.tolerance or 0.0 for leaf in report.leaves)
+        about = {"reference": reference, "dtype": dtype, "tolerance": tolerance}
+        return {**report.to_dict(), **about}
+
+
+def hook(kind: str, steps: Iterable[int], measure: Callable[[Any], Mapping]) -> Callable:
+    """A hook for `fit` that records `measure(params)` as a row of `kind` at the given steps."""
+    steps = frozenset(steps)
+
+    def at_step(number, state, metrics):
+        return {"kind": kind, **measure(state.params)} if number in steps else None
+
+    return at_step
+
+
+def layer_groups(params, groups: Callable[[str], str] | None = None) -> dict[str, list[str]]:
+    """Layer name -> paths of its leaves; by default a leaf's layer is its parent in the tree.
+
+    >>> layer_groups({"layers": [{"w": 1.0, "b": 0.0}], "scale": 2.0})
+    {'layers.0': ["['layers'][0]['b']", "['layers'][0]['w']"], 'scale': ["['scale']"]}
+    """
+    layers: dict[str, list[str]] = {}
+    for path, _ in tree_leaves_with_path(params):
+        name = groups(keystr(path)) if groups is not None else _parent(path)
+        layers.setdefault(name, []).append(keystr(path))
+    return layers
+
+
+def _parent(path) -> str:
+    keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+    return ".".join(keys[:-1] or keys) or "params"
+
+
+def _select(tree, paths) -> dict[str, Any]:
+    return {keystr(p): leaf for p, leaf in tree_leaves_with_path(tree) if keystr(p) in set(paths)}
+
+
+def training_examples(problem: Problem, seed: int) -> Any:
+    """The training set; of a data function, some batches that training does not see."""
+    if not callable(problem.data):
+        return problem.data
+    drawn = [problem.data(_HELD_OUT_SEED - seed, 0, i) for i in range(_FUNCTION_BATCHES)]
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *drawn)
+
+
+def _some(data, count: int):
+    """At most `count` rows, the same ones in every run."""
+    size = batch_size(data, "measure")
+    rows = np.sort(np.random.default_rng(0).permutation(size)[:count])
+    return jax.tree.map(lambda x: jnp.asarray(x)[rows], data)

@@ -1,0 +1,193 @@
+"""The problem that a command line asks for: a library model on a data set, or the user's own."""
+
+import dataclasses
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .. import losses, models
+from ..contract import Problem, batch_size, example_loss
+from ..reference import layerwise
+from ..training import Dataset, load
+from .config import MODELS, SEQUENCE_MODELS, TrainConfig, UsageError
+
+# kind of data -> (loss, what the model's last layer gives)
+_LOSSES = {
+    "classes": losses.cross_entropy,
+    "regression": losses.squared_error,
+    "sequence": losses.next_token,
+}
+_WIDTH = 64
+_NO_REFERENCE = (
+    "no reference to compare with: give fb.Problem a `reference`, a function "
+    "(params, batch, weights=None) -> (value, grads)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A problem with what the run's files say about it."""
+
+    problem: Problem
+    data_name: str | None
+    description: dict[str, Any]
+
+    @property
+    def missing_reference(self) -> str | None:
+        return None if self.problem.reference is not None else _NO_REFERENCE
+
+
+def task(config: TrainConfig) -> Task:
+    """The task of a configuration; UsageError where there is none."""
+    if ":" in config.model:
+        return _users_task(config)
+    if config.model not in MODELS:
+        raise UsageError(
+            f"--model: unknown {config.model!r}; expected one of {', '.join(MODELS)}, or "
+            "module:problem"
+        )
+    name = config.data or ("text" if config.model in SEQUENCE_MODELS else "digits")
+    try:
+        dataset = load(name, length=config.length)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--data: {error}") from error
+    if config.batch_size > len(dataset.x):
+        raise UsageError(
+            f"--batch-size {config.batch_size} is larger than the data, which has "
+            f"{len(dataset.x)} training examples"
+        )
+    problem = _problem(config.model, dataset)
+    description = {**dataset.to_dict(), "examples": len(dataset.x)}
+    return Task(problem, name, {**description, "test_examples": len(dataset.x_test)})
+
+
+def _problem(kind: str, dataset: Dataset) -> Problem:
+    model = _model(kind, dataset)
+    loss = _LOSSES[dataset.kind]
+    example_input = jax.tree.map(jnp.asarray, dataset.x[0])
+    metrics = {"accuracy": _accuracy(model.apply)} if dataset.kind != "regression" else None
+    return Problem(
+        loss=example_loss(model.apply, loss),
+        params=lambda key: model.init(key, example_input),
+        data=(dataset.x, dataset.y),
+        name=f"{dataset.name.rsplit('.', 1)[0]}-{kind}",
+        test_data=(dataset.x_test, dataset.y_test),
+        predict=model.apply,
+        metrics=metrics,
+        reference=layerwise.value_and_grad(model, loss),
+    )
+
+
+def _model(kind: str, dataset: Dataset) -> models.Model:
+    shape, outputs = dataset.x.shape[1:], dataset.num_classes
+    if outputs is None:
+        outputs = dataset.y[0].size
+    sequence = dataset.kind == "sequence"
+    if sequence != (kind in SEQUENCE_MODELS):
+        fitting = SEQUENCE_MODELS if sequence else ("mlp", "convnet")
+        raise UsageError(
+            f"--model {kind} does not fit --data {dataset.name}, which holds "
+            f"{'sequences of tokens' if sequence else f'arrays of shape {list(shape)}'}; "
+            f"use --model {' or '.join(fitting)}"
+        )
+    if kind == "convnet" and len(shape) != 3:
+        raise UsageError(
+            f"--model convnet needs images [height, width, channels], and --data {dataset.name} "
+            f"holds arrays of shape {list(shape)}; use --model mlp, or add the missing axes"
+        )
+    if kind == "mlp":
+        return models.mlp((int(np.prod(shape)), 2 * _WIDTH, _WIDTH, outputs))
+    if kind == "convnet":
+        return models.convnet((16, 32), outputs)
+    if kind == "lstm":
+        return models.lstm(outputs, _WIDTH)
+    return models.transformer(outputs, shape[0], width=_WIDTH, depth=2, heads=4)
+
+
+def _accuracy(apply: Callable) -> Callable:
+    """Share of right predictions among the labels of one example that are not padding (< 0)."""
+
+    def accuracy(params, example):
+        x, y = example
+        right = jnp.argmax(apply(params, x), axis=-1) == y
+        return jnp.sum(jnp.where(y >= 0, right, False)) / jnp.maximum(jnp.sum(y >= 0), 1)
+
+    return accuracy
+
+
+def _users_task(config: TrainConfig) -> Task:
+    problem = _import_problem(config.model)
+    if config.data is not None:
+        raise UsageError(
+            f"--data cannot be given with --model {config.model}: a problem brings its own data"
+        )
+    if len(config.all_seeds) > 1 and not callable(problem.params):
+        raise UsageError(
+            "--seeds: several seeds need `Problem.params` to be a function key -> params; "
+            f"{config.model} gives fixed parameters"
+        )
+    description: dict[str, Any] = {"name": problem.name, "hash": None}
+    if callable(problem.data):
+        return Task(problem, None, description)
+    size = batch_size(problem.data, "Problem")
+    if config.batch_size > size:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is larger than the data, which has {size} examples"
+        )
+    description |= {"hash": _hash((problem.data, problem.test_data)), "examples": size}
+    if problem.test_data is not None:
+        description["test_examples"] = batch_size(problem.test_data, "Problem")
+    return Task(problem, None, description)
+
+
+def _import_problem(target: str) -> Problem:
+    module_name, _, attribute = target.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path:  # as `python -m` does
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--model {target}: cannot import: {error}") from error
+    problem = getattr(module, attribute, None)
+    if not isinstance(problem, Problem) and callable(problem):
+        problem = problem()
+    if not isinstance(problem, Problem):
+        raise UsageError(
+            f"--model {target}: expected a funcbackprop.Problem, or a function that returns one, "
+            f"named {attribute!r} in {module_name}, got {type(problem).__name__}"
+        )
+    return problem
+
+
+def initial_params(problem: Problem, seed: int) -> Any:
+    """The parameters of a seed."""
+    if callable(problem.params):
+        return problem.params(jax.random.key(seed))
+    return problem.params
+
+
+def optimizer(problem: Problem, config: TrainConfig) -> optax.GradientTransformation:
+    """The problem's own optimizer, or the one that was asked for."""
+    if problem.optimizer is not None:
+        return problem.optimizer
+    return getattr(optax, config.optimizer)(config.learning_rate)
+
+
+def _hash(data: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(data):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        leaf = np.asarray(leaf)
+        digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()

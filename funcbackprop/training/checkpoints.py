@@ -1,0 +1,74 @@
+"""Checkpoints by Orbax: whole or not there, restored into an abstract target."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from .state import TrainState
+
+
+class Checkpoints:
+    """Saves a training state every so many steps, and at the end.
+
+    Orbax writes to a temporary folder and renames it, so a kill leaves the last whole checkpoint.
+
+    Args:
+      folder: where the checkpoints lie, one subfolder per step.
+      every: steps between checkpoints.
+      keep: how many of the latest stay.
+    """
+
+    def __init__(self, folder, *, every: int = 100, keep: int = 2):
+        for name, value in (("every", every), ("keep", keep)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`Checkpoints`: `{name}` must be a positive integer, got {value!r}"
+                )
+        self.folder = Path(folder).absolute()
+        self.every = every
+        self._keep = keep
+        self._manager: Any = None
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint, or None."""
+        return self._open().latest_step()
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest checkpoint, with the structure, shapes and dtypes of `like`; None if none."""
+        step = self.latest()
+        if step is None:
+            return None
+        target = jax.tree.map(lambda x: _ocp().utils.to_shape_dtype_struct(x), like)
+        return self._open().restore(step, args=_ocp().args.StandardRestore(target))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Write the checkpoint of `step` and wait until it is whole."""
+        self._open().save(step, args=_ocp().args.StandardSave(state), force=True)
+        self._open().wait_until_finished()
+
+    def close(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+        self._manager = None
+
+    def _open(self):
+        if self._manager is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options = _ocp().CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+            )
+            self._manager = _ocp().CheckpointManager(self.folder, options=options)
+        return self._manager
+
+
+def _ocp():
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError(
+            "checkpoints need orbax-checkpoint: pip install 'funcbackprop[study]'"
+        ) from error
+    return ocp

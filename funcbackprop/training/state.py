@@ -1,0 +1,36 @@
+"""What training changes, as one pytree."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..contract import checked_params
+
+
+class TrainState(NamedTuple):
+    """Parameters, optimizer state, number of updates taken (int32) and the run's random key."""
+
+    params: chex.ArrayTree
+    opt_state: optax.OptState
+    step: chex.Array
+    key: chex.PRNGKey
+
+
+def init_state(
+    params: chex.ArrayTree, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The state before the first update.
+
+    The parameters are copied, because a step gives the memory of its state back to XLA
+    (`donate=True`) and the caller's arrays must survive.
+
+    >>> import jax.numpy as jnp, optax
+    >>> int(init_state({"w": jnp.ones(2)}, optax.sgd(0.1), seed=0).step)
+    0
+    """
+    checked_params(params, "init_state")
+    params = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+    return TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.key(seed))

@@ -1,0 +1,119 @@
+"""One update: forward, loss, backward, optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..contract import (
+    Loss,
+    attach_keys,
+    batch_size,
+    checked_weights,
+    without_padding,
+)
+from ..per_example import Mean, gradient_statistics, mean_gradient
+from .state import TrainState
+
+
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    stats: Any = None,
+    rng: bool = False,
+    has_aux: bool = False,
+    micro_batches: int = 1,
+    donate: bool = True,
+    jit: bool = True,
+) -> Callable:
+    """A training step `(state, batch, weights=None) -> (state, metrics)`.
+
+    The gradient is that of the weighted mean loss, sum_i w_i loss_i / sum_i w_i.
+
+    Args:
+      loss: `loss(params, example) -> scalar` of one example; `(scalar, aux)` with `has_aux=True`.
+      optimizer: an optax transformation; those that take it also get `value=`, the mean loss.
+      stats: a pytree of statistics of the per-example gradients, measured on the same batch and
+        returned as `metrics["statistics"]`; see `funcbackprop.gradient_statistics`.
+      rng: whether the example is `(example, key)`. Keys are folded from `state.key` and
+        `state.step` before the batch is split, so they do not depend on `micro_batches`.
+      has_aux: whether the loss returns `(scalar, aux)`; `metrics["aux"]` has a leading axis [B].
+      micro_batches: the batch is gone through in this many equal parts, one after the other
+        (gradient accumulation); they combine with their sums of weights.
+      donate: let XLA reuse the memory of `state`. The state passed in must not be used again.
+      jit: compile. This is the one function of the library that does.
+
+    Returns:
+      The step. `metrics` holds `loss` (the weighted mean before the update), `grad_norm` (of the
+      mean gradient) and, where asked for, `statistics` and `aux`.
+
+    Raises:
+      ValueError: `micro_batches` is not positive or does not divide the batch, or a statistic needs
+        the mean of the whole batch first while `micro_batches > 1`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from funcbackprop.training import init_state
+    >>> loss = lambda w, x: 0.5 * (w - x) ** 2
+    >>> step = make_step(loss, optax.sgd(0.5))
+    >>> state, metrics = step(init_state(jnp.array(0.0), optax.sgd(0.5), 0), jnp.array([1.0, 3.0]))
+    >>> print(state.params, metrics["loss"], metrics["grad_norm"])
+    1.0 2.5 2.0
+    """
+    if not isinstance(micro_batches, int) or micro_batches < 1:
+        raise ValueError(
+            f"`make_step`: `micro_batches` must be a positive integer, got {micro_batches!r}"
+        )
+    measure = gradient_statistics(loss, {"mean": Mean(), "user": stats or {}}, has_aux=has_aux)
+    slow = [type(stat).__name__ for stat in measure.stats if stat.needs_mean]
+    if slow and micro_batches > 1:
+        raise ValueError(
+            f"`make_step`: the mean gradient of the whole batch must come before "
+            f"{', '.join(slow)}, which micro_batches={micro_batches} cannot give; use "
+            "micro_batches=1, or Variance() and SquaredNorms(), which merge"
+        )
+    gradient = mean_gradient(loss, has_aux=has_aux, caller="make_step")
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(state: TrainState, batch: chex.ArrayTree, weights=None):
+        size = batch_size(batch, "make_step")
+        if size % micro_batches:
+            raise ValueError(
+                f"`make_step`: micro_batches={micro_batches} must divide the batch, "
+                f"which has {size} examples; pad it with zero weights"
+            )
+        padded = weights is not None
+        weights = checked_weights(weights, size, "make_step")
+        if rng:
+            batch = attach_keys(batch, jax.random.fold_in(state.key, state.step))
+        if padded:
+            batch = without_padding(batch, weights)
+
+        def measure_chunk(batch, weights):
+            if stats is not None:
+                return measure.states(state.params, batch, weights if padded else None)
+            losses, aux, grads = gradient(state.params, batch, weights)
+            return losses, aux, [Mean().of(grads, jnp.sum(weights))]
+
+        if micro_batches == 1:
+            losses, aux, states = measure_chunk(batch, weights)
+        else:
+            losses, aux, states = measure.fold(
+                measure_chunk, state.params, batch, weights, size // micro_batches
+            )
+        results = measure.finalize(states, state.params)
+        value = jnp.sum(losses * weights) / jnp.sum(weights)
+        grads = results["mean"]
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        if stats is not None:
+            metrics["statistics"] = results["user"]
+        if has_aux:
+            metrics["aux"] = aux
+        return TrainState(params, opt_state, state.step + 1, state.key), metrics
+
+    return jax.jit(step, donate_argnums=(0,) if donate else ()) if jit else step
