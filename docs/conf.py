@@ -37,7 +37,7 @@ _BULLET = re.compile(r"^(\s*)([*-]) ")
 
 
 def escape_markup(app, what, name, obj, options, lines):
-    """Docstrings are plain text: |G|, a * b and x_ are no reStructuredText, outside of backticks."""
+    """Docstrings are plain text: outside of backticks |G|, a * b and x_ are no markup."""
     in_example = False
     for i, line in enumerate(lines):
         in_example = line.lstrip().startswith(">>>") or (in_example and line.strip() != "")

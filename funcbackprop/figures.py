@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Curve = Mapping[int, tuple[Sequence[float], Sequence[float | None]]]
+Curve = Mapping[Any, tuple[Any, Any]]  # seed -> (steps, values): sequences of equal length
 
 # Okabe and Ito's palette, safe for the common kinds of colour blindness; grey in place of yellow.
 PALETTE = (
@@ -342,7 +342,11 @@ def gradient_check(leaves: Sequence[Mapping], tolerance: float | None = None) ->
     _check_edges(ax, leaves, place)
     ax.set_yticks(range(len(chosen)), tables.labels(chosen, 44))
     ax.set_ylim(len(chosen) - 0.4, -0.6)
-    some = "" if len(chosen) == len(names) else f" ({len(chosen)} largest of {len(names)} leaves)"
+    some = (
+        ""
+        if len(chosen) == len(names)
+        else f"\n{len(chosen)} of {len(names)} leaves, those of largest error"
+    )
     ax.set_title("JAX's gradient against the reference" + some)
     ax.set_xlabel("relative error of the leaf (ratio)")
     _shared_legend(figure, [ax])
@@ -400,6 +404,7 @@ class Band(NamedTuple):
     Attributes:
       steps: every step at which any seed was measured, ascending.
       mean, low, high: mean, smallest and largest of the finite values at each step.
+      missing: whether a seed was measured at the step without a finite value.
     """
 
     steps: np.ndarray

@@ -7,10 +7,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-NO_VALUE = "–"
+NO_VALUE = "–"  # noqa: RUF001
 _ELLIPSIS = "…"
 _MIN_COLUMN = 8  # a column is not shortened below this many characters
 _GAP = 2  # characters between two columns
+_HEADER_PADDING = 2  # tabulate makes a column this much wider than its header
 
 # Floats of this size are written out; others with an exponent.
 _SMALLEST, _LARGEST = 1e-4, 1e6
@@ -28,8 +29,10 @@ def number(x: Any, digits: int = 3) -> str:
 
     >>> [number(x) for x in (0.00123, 2.5, 12345.6, 1.2e-13, 4.56e9)]
     ['0.00123', '2.5', '12,346', '1.2e-13', '4.56e9']
-    >>> [number(x) for x in (0, 1234567, None, float("nan"), float("-inf"))]
-    ['0', '1,234,567', '–', '–', '-inf']
+    >>> [number(x) for x in (0, 1234567, float("-inf"))]
+    ['0', '1,234,567', '-inf']
+    >>> number(None) == number(float("nan")) == NO_VALUE
+    True
     """
     if x is None:
         return NO_VALUE
@@ -101,11 +104,11 @@ def text(
     Raises:
       ValueError: a row has another length than `headers`.
 
-    >>> print(text([["layers.0", 12345.6], ["layers.1", None]], ["layer", "S"]))
+    >>> print(text([["layers.0", 12345.6], ["layers.1", 0.5]], ["layer", "S"]))
     layer          S
     --------  ------
     layers.0  12,346
-    layers.1       –
+    layers.1     0.5
     """
     cells, right = _cells(rows, headers, digits, "text")
     cells = _fit([[_plain(header, digits) for header in headers], *cells], right, width)
@@ -168,14 +171,17 @@ def _plain(cell, digits):
 
 
 def _fit(cells, right, width):
-    """`cells` with the widest columns of text shortened until a line fits `width`."""
-    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    """`cells`, headers first, with the widest columns of text cut until a line fits `width`."""
+    header, *rows = cells
+    padded = [[cell + " " * _HEADER_PADDING for cell in header], *rows]
+    sizes = [max(map(len, column)) for column in zip(*padded, strict=True)]
     while sum(sizes) + _GAP * (len(sizes) - 1) > width:
         long = [k for k, size in enumerate(sizes) if not right[k] and size > _MIN_COLUMN]
         if not long:
             break
         sizes[max(long, key=lambda k: sizes[k])] -= 1
-    return [[shorten(c, size) for c, size in zip(row, sizes, strict=True)] for row in cells]
+    short = [shorten(x, n - _HEADER_PADDING) for x, n in zip(header, sizes, strict=True)]
+    return [short, *([shorten(c, n) for c, n in zip(row, sizes, strict=True)] for row in rows)]
 
 
 def _shared_beginning(names):

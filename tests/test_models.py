@@ -28,10 +28,12 @@ def test_apply_gives_the_same_under_all_transformations(name):
         return jax.vmap(apply, (None, 0))(params, x)
 
     chex.clear_trace_counter()
-    want = jnp.stack([apply(params, row) for row in x])
+    single = jax.jit(apply)
+    want = jnp.stack([single(params, row) for row in x])
+    chex.assert_trees_all_close(apply(params, x[0]), want[0], rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(batched(params, x), want, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(batched(params, x), batched(params, x[::-1])[::-1], rtol=1e-4)
-    grads = jax.grad(lambda p: jnp.sum(apply(p, x[0]) ** 2))(params)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(apply(p, x[0]) ** 2)))(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
     chex.assert_tree_all_finite(grads)
 
@@ -52,34 +54,45 @@ class Variants(chex.TestCase):
 @pytest.mark.parametrize("name", ["mlp_gelu", "convnet_avg", "lstm_depth_2", "transformer"])
 def test_init_makes_plain_trees_of_the_default_dtype(name, key):
     case = CASES[name]
-    params = case.model.init(key, model_cases.example_input(case))
+    init, x = jax.jit(case.model.init), model_cases.example_input(case)
+    params = init(key, x)
     chex.assert_trees_all_equal_shapes_and_dtypes(params, model_cases.parameters(case))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    again = case.model.init(key, model_cases.example_input(case))
-    chex.assert_trees_all_equal(params, again)
-    out = case.model.apply(params, model_cases.example_input(case))
-    chex.assert_tree_all_finite(out)
+    chex.assert_trees_all_equal(params, init(key, x))
+    assert all(np.any(leaf != other) for leaf, other in different_weights(params, init, x))
+    chex.assert_tree_all_finite(jax.jit(case.model.apply)(params, x))
+
+
+def different_weights(params, init, x):
+    """Pairs of weight matrices from two keys; biases and gains start equal."""
+    pairs = zip(*map(jax.tree.leaves, (params, init(jax.random.key(1), x))), strict=True)
+    return [(a, b) for a, b in pairs if len(np.unique(a)) > 2]
 
 
 def test_init_in_float64(key, x64):
     case = CASES["transformer"]
-    params = case.model.init(key, model_cases.example_input(case))
+    params = jax.eval_shape(case.model.init, key, model_cases.example_input(case))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
 
 
 def test_initial_spreads_are_those_of_their_papers(key):
-    he = models.mlp((400, 300, 2)).init(key, np.ones(400))["layers"]
-    assert jnp.std(he[0]["w"]) == pytest.approx(np.sqrt(2 / 400), rel=0.02)
-    glorot = models.mlp((400, 300, 2), "tanh").init(key, np.ones(400))["layers"]
-    assert jnp.std(glorot[0]["w"]) == pytest.approx(np.sqrt(2 / 700), rel=0.02)
-    conv = models.convnet((64,), 2).init(key, np.ones((4, 4, 16)))["conv"]
-    assert jnp.std(conv[0]["w"]) == pytest.approx(np.sqrt(2 / (9 * 16)), rel=0.02)
-    blocks = models.transformer(9, 4, 64, 2, 2).init(key, TOKENS)["blocks"]
-    assert jnp.std(blocks["mlp_in"]["w"]) == pytest.approx(0.02, rel=0.02)
+    @jax.jit
+    def draw(key):
+        he = models.mlp((400, 300, 2)).init(key, np.ones(400))["layers"]
+        glorot = models.mlp((400, 300, 2), "tanh").init(key, np.ones(400))["layers"]
+        conv = models.convnet((64,), 2).init(key, np.ones((4, 4, 16)))["conv"]
+        blocks = models.transformer(9, 4, 64, 2, 2).init(key, TOKENS)["blocks"]
+        b = models.lstm(5, 3).init(key, TOKENS)["lstm"][0]["b"]
+        return he, glorot, conv, blocks, b
+
+    he, glorot, conv, blocks, b = jax.tree.map(np.asarray, draw(key))
+    assert np.std(he[0]["w"]) == pytest.approx(np.sqrt(2 / 400), rel=0.02)
+    assert np.std(glorot[0]["w"]) == pytest.approx(np.sqrt(2 / 700), rel=0.02)
+    assert np.std(conv[0]["w"]) == pytest.approx(np.sqrt(2 / (9 * 16)), rel=0.02)
+    assert np.std(blocks["mlp_in"]["w"]) == pytest.approx(0.02, rel=0.02)
     for residual in (blocks["mlp_out"], blocks["attention"]["out"]):
-        assert jnp.std(residual["w"]) == pytest.approx(0.02 / 2, rel=0.02)
+        assert np.std(residual["w"]) == pytest.approx(0.02 / 2, rel=0.02)
     assert not np.array_equal(blocks["mlp_in"]["w"][0], blocks["mlp_in"]["w"][1])
-    b = models.lstm(5, 3).init(key, TOKENS)["lstm"][0]["b"]
     assert b.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
@@ -87,9 +100,9 @@ def test_the_lstm_and_the_transformer_are_causal():
     for name in ("lstm_depth_2", "transformer_one_head"):
         case = CASES[name]
         params, x = model_cases.parameters(case), model_cases.example_input(case)
-        later = x.copy()
+        apply, later = jax.jit(case.model.apply), x.copy()
         later[3] = (later[3] + 1) % 5
-        change = np.abs(case.model.apply(params, x) - case.model.apply(params, later)).max(1)
+        change = np.abs(apply(params, x) - apply(params, later)).max(1)
         assert change[:3].max() == 0
         assert change[3] > 0
 
@@ -102,7 +115,7 @@ def test_remat_changes_the_program_and_not_the_gradient():
 
     def gradient(model):
         loss = fb.example_loss(model.apply, fb.losses.next_token)
-        return jax.grad(lambda p: loss(p, (x, x)))
+        return jax.jit(jax.grad(lambda p: loss(p, (x, x))))
 
     assert "remat" in str(jax.make_jaxpr(gradient(remat))(params))
     assert "remat" not in str(jax.make_jaxpr(gradient(plain))(params))

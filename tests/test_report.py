@@ -1,8 +1,13 @@
 """The report of a run: files, text, figures and errors, on synthetic run folders."""
 
 import json
+import sys
+from html.parser import HTMLParser
 
 import numpy as np
+import pytest
+
+from funcbackprop import figures, report
 
 LAYERS = ("layers.0", "layers.1", "layers.2")
 LONG = tuple(
@@ -185,3 +190,213 @@ def _summary(name, seeds, steps, rows, check, diverged_at):
         "seconds": 41.2,
         "report": "report.html",
     }
+
+
+RUNS = {
+    "single": {},
+    "seeds": {"seeds": (0, 1, 2), "undecided": True},
+    "train": {"noise": False, "check": False},
+    "missing": {
+        "noise": False,
+        "check": "Give `reference` to Problem: <params, batch> -> (value, grads).",
+    },
+    "diverged": {"diverged_at": 37},
+    "differs": {"check": "differs", "steps": 100, "noise": False},
+    "deep": {"layers": LONG, "undecided": True, "steps": 50},
+    "once": {"one_measurement": True, "steps": 20},
+}
+PLOTS = ["gradient_check", "gradient_noise", "layers", "learning", "noise_scale"]
+FEWER = {"train": ["learning"], "missing": ["learning"], "differs": ["gradient_check", "learning"]}
+SENTENCES = {
+    "single": ["batch mostly sees noise", "All 6 leaves agreed with the layerwise reference"],
+    "seeds": ["mean of 3 seeds", "At 3 of 12 measured steps the estimate of |G|²", "± "],
+    "train": ["Per-example gradients were not measured", "was not compared in this run"],
+    "missing": ["Give reference to Problem: <params, batch> -> (value, grads)"],
+    "diverged": ["stopped because loss is nan at step 37", "of step 37 was not finite"],
+    "differs": ["2 of 6 leaves were not found to agree", "(not finite)", "trust no other number"],
+    "deep": ["In 1 of 30 layers it was not above zero", "the largest share of 30 layers"],
+    "once": ["Measured once, at step 0", "was measured at step 0 only"],
+}
+
+
+class Page(HTMLParser):
+    """What the tests look at: text, images, links and whether all tags are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.images, self.tags, self.addresses, self.open = "", [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs)
+        self.addresses += [attrs[key] for key in ("src", "href", "srcset") if key in attrs]
+        if tag not in {"img", "meta", "br", "link"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """name -> (folder, parsed page), written once."""
+    cache = {}
+
+    def get(name):
+        if name not in cache:
+            folder = make_run(tmp_path_factory.mktemp("runs") / name, **RUNS[name])
+            path = report.write(folder)
+            assert path == folder / "report.html"
+            cache[name] = folder, Page(path.read_text(encoding="utf-8"))
+        return cache[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_page_is_self_contained_and_says_what_to_see(written, name):
+    folder, page = written(name)
+    plots = FEWER.get(name, PLOTS)
+    assert page.open == []
+    assert len(page.images) == len(plots)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert all(image["alt"] for image in page.images)
+    assert all(x.startswith(("data:", "#")) for x in page.addresses)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    for text in (*SENTENCES[name], "Glossary", "B_simple", "learning_rate", "versions.jax", name):
+        assert text in page.text
+    assert "nan" not in page.text.replace("loss is nan", "")
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    expected = ["config.json", "metadata.json", "metrics.jsonl", "report.html", "summary.json"]
+    assert files == sorted(expected + [f"plots/{plot}.png" for plot in plots])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_terminal_table_fits_and_ends_with_the_path(written, name):
+    folder, _ = written(name)
+    lines = report.table(folder).splitlines()
+    assert lines[-1] == f"Report: {folder / 'report.html'}"
+    table_lines = [x for x in lines[1:-1] if not x.startswith("  step")]
+    assert max(map(len, table_lines)) <= 100
+    assert any("test accuracy" in line for line in lines)
+
+
+def test_terminal_table_names_what_is_wrong(written):
+    text = report.table(written("differs")[0])
+    assert "params['layers.0']['w']: differs" in text
+    assert "4 of 6 leaves agree" in text
+    assert "Give `reference`" in report.table(written("missing")[0])
+    deep = report.table(written("deep")[0])
+    assert "24 of 30 layers" in deep
+    assert "…block_00" in deep
+    assert "gradient n" in deep
+
+
+def test_a_second_report_replaces_the_first(tmp_path):
+    folder = make_run(tmp_path / "again", steps=20, check=False)
+    report.write(folder)
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    kept = [row for row in rows if json.loads(row)["kind"] == "step"]
+    (folder / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    (folder / "summary.json").unlink()
+    page = Page(report.write(folder).read_text(encoding="utf-8"))
+    assert [path.name for path in (folder / "plots").iterdir()] == ["learning.png"]
+    assert "This run has not finished" in page.text
+    assert "The loss of a mini-batch went from" in page.text
+
+
+def test_names_are_escaped(tmp_path):
+    layers = ("<script>alert(1)</script>", "a$b$c & d")
+    folder = make_run(tmp_path / "escaped", steps=5, layers=layers, check=False)
+    page = Page(report.write(folder).read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert layers[0] in page.text
+    assert layers[1] in page.text
+
+
+def test_a_run_without_rows_still_has_a_report(tmp_path):
+    folder = make_run(tmp_path / "empty", steps=5)
+    (folder / "metrics.jsonl").write_text("")
+    page = Page(report.write(folder).read_text(encoding="utf-8"))
+    assert "no update and no measurement" in page.text
+    assert report.table(folder)
+
+
+@pytest.mark.parametrize("make", [report.write, report.table])
+def test_errors_name_folder_file_and_line(tmp_path, make):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        make(tmp_path / "nowhere")
+    folder = make_run(tmp_path / "broken", steps=3)
+    metrics = folder / "metrics.jsonl"
+    good = metrics.read_text()
+    for line, text in (
+        ('{"kind": "step", "seed": 0', "line 1 of metrics.jsonl is not strict JSON"),
+        ('{"kind": "step", "seed": 0, "step": 1, "loss": NaN}', "NaN is not JSON"),
+        ('{"kind": "step", "seed": 0, "step": 1}', "kind 'step' without loss"),
+        ("[1]", 'must be a JSON object with "kind"'),
+    ):
+        metrics.write_text(line + "\n" + good)
+        with pytest.raises(ValueError, match=text):
+            make(folder)
+    metrics.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no metrics\.jsonl"):
+        make(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_rows_of_unknown_kind_are_passed_over(tmp_path):
+    folder = make_run(tmp_path / "newer", steps=3, noise=False, check=False)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "diagnosis", "seed": 0}\n')
+    assert report.table(folder)
+
+
+def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
+    figure = figures.noise_scale({0: ([0, 1], [2.0, 3.0])}, 64)
+    with pytest.raises(ValueError, match="not supported"):
+        figures.save(figure, tmp_path / "plot.nonsense")
+    assert list(tmp_path.iterdir()) == []
+    assert figures.save(figure, tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_estimates_that_a_log_axis_cannot_hold_are_named_in_the_legend():
+    curve = {0: ([0, 1, 2], [2.0, -1.0, None])}
+    figure = figures.gradient_noise({0: ([0, 1, 2], [5.0, 5.0, 5.0])}, curve)
+    (legend,) = [ax.get_legend() for ax in figure.axes]
+    assert "|G|² estimated at or below 0" in [text.get_text() for text in legend.get_texts()]
+    figure = figures.noise_scale(curve, 64)
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "no finite estimate" in names
+    assert "batch size of the run: 64 examples" in names
+
+
+def test_every_figure_has_a_title_and_labelled_axes():
+    one = {0: ([0, 10, 100], [1.0, 0.5, 0.2])}
+    many = {f"layer {k}": one for k in range(9)}
+    leaf = {"leaf": "params['w']", "step": 0, "relative_error": 1e-7, "verdict": "agrees"}
+    for figure in (
+        figures.learning_curves(one, {"loss": {"train": one}, "perplexity": {"test": one}}),
+        figures.gradient_noise(one, one),
+        figures.noise_scale(one),
+        figures.layer_variance({"w": one}, {"w": one}),
+        figures.layer_variance(many, many),
+        figures.gradient_check([leaf], 1e-5),
+    ):
+        for ax in [ax for ax in figure.axes if ax.get_title(loc="left")]:
+            assert ax.get_xlabel()
+            assert ax.get_ylabel() or ax.get_yticks().size
+    assert "matplotlib.pyplot" not in vars(figures)
+
+
+def test_figures_say_how_to_get_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    with pytest.raises(ImportError, match=r'pip install "funcbackprop\[study\]"'):
+        figures.noise_scale({0: ([0], [1.0])}, 64)

@@ -45,7 +45,7 @@ def convnet(
 
     >>> import jax, jax.numpy as jnp
     >>> model = convnet((4, 8), num_classes=10)
-    >>> params = model.init(jax.random.key(0), jnp.zeros((8, 8, 1)))
+    >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((8, 8, 1)))
     >>> params["head"]["w"].shape
     (32, 10)
     """

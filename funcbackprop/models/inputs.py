@@ -5,18 +5,18 @@ Only shapes and dtypes are read, so this runs at trace time; `params` is None du
 
 from typing import Any
 
-import chex
+import jax
 import jax.numpy as jnp
 
 _BATCH = "`apply` takes one example; for a batch use jax.vmap(model.apply, in_axes=(None, 0))"
 
 
-def fine(params: Any, x: chex.Array, options: dict) -> str:
+def fine(params: Any, x: jax.Array, options: dict) -> str:
     """Any input will do."""
     return ""
 
 
-def features(params: Any, x: chex.Array, options: dict) -> str:
+def features(params: Any, x: jax.Array, options: dict) -> str:
     """x [..., M] of a dense layer."""
     size = params["w"].shape[0] if params else options.get("inputs")
     if size is None or x.shape[-1] == size:
@@ -24,7 +24,7 @@ def features(params: Any, x: chex.Array, options: dict) -> str:
     return f"expected {size} inputs, got {x.shape[-1]} (shape {x.shape}). {_BATCH}"
 
 
-def image(params: Any, x: chex.Array, options: dict) -> str:
+def image(params: Any, x: jax.Array, options: dict) -> str:
     """x [H, W, M] of a convolution."""
     if x.ndim != 3:
         return f"expected an image of shape [H, W, C], got shape {x.shape}. {_BATCH}"
@@ -35,7 +35,7 @@ def image(params: Any, x: chex.Array, options: dict) -> str:
     return ""
 
 
-def pooled(params: Any, x: chex.Array, options: dict) -> str:
+def pooled(params: Any, x: jax.Array, options: dict) -> str:
     """x [H, W, M] of a pooling."""
     return _fits(x, options["size"], "a pooling window", "fewer blocks, a smaller pool or pool=1")
 
@@ -46,7 +46,7 @@ def _fits(x, side, what, cure):
     return f"{what} of side {side} does not fit a feature map of shape {x.shape}; use {cure}"
 
 
-def tokens(params: Any, x: chex.Array, options: dict) -> str:
+def tokens(params: Any, x: jax.Array, options: dict) -> str:
     """Integer tokens [T]."""
     if x.ndim == 1 and x.shape[0] > 0 and jnp.issubdtype(x.dtype, jnp.integer):
         return ""
@@ -55,7 +55,7 @@ def tokens(params: Any, x: chex.Array, options: dict) -> str:
     )
 
 
-def length(params: Any, x: chex.Array, options: dict) -> str:
+def length(params: Any, x: jax.Array, options: dict) -> str:
     """x [T, M], T at most the number of positions."""
     if x.shape[0] <= options["entries"]:
         return ""

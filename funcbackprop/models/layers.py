@@ -45,7 +45,7 @@ def weights(init: str | float, key: chex.PRNGKey, shape: Sequence[int]) -> chex.
     if init == "glorot":
         bound = math.sqrt(6 / (fan_in + fan_out))
         return jax.random.uniform(key, shape, dtype, -bound, bound)
-    std = math.sqrt(2 / fan_in) if init == "he" else init
+    std = math.sqrt(2 / fan_in) if init == "he" else float(init)
     return std * jax.random.normal(key, shape, dtype)
 
 

@@ -26,8 +26,8 @@ def lstm(vocab_size: int, width: int, depth: int = 1, dropout: float = 0.0) -> M
 
     >>> import jax, jax.numpy as jnp
     >>> model = lstm(vocab_size=11, width=4)
-    >>> params = model.init(jax.random.key(0), jnp.array([1, 2, 3]))
-    >>> model.apply(params, jnp.array([1, 2, 3])).shape
+    >>> params = jax.jit(model.init)(jax.random.key(0), jnp.array([1, 2, 3]))
+    >>> jax.jit(model.apply)(params, jnp.array([1, 2, 3])).shape
     (3, 11)
     """
     vocab_size, width, depth = arguments.positive(

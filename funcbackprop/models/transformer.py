@@ -22,9 +22,9 @@ def transformer(
     """A causal, pre-norm transformer: GPT-2 (Radford et al., 2019; Vaswani et al., 2017).
 
     `x += attention(norm(x)); x += W_2 gelu(W_1 norm(x))`, `depth` times, with stacked parameters
-    and run by `lax.scan`; gelu is the tanh approximation. Weights and embeddings start as N(0, 0.02^2),
-    those that write into the residual stream (`out`, `mlp_out`) as N(0, 0.02^2 / (2 depth)); biases
-    start at zero, gains at one.
+    and run by `lax.scan`; gelu is the tanh approximation. Weights and embeddings start as
+    N(0, 0.02^2), those that write into the residual stream (`out`, `mlp_out`) as
+    N(0, 0.02^2 / (2 depth)); biases start at zero, gains at one.
 
     Args:
       vocab_size: number V of tokens.
@@ -46,8 +46,8 @@ def transformer(
 
     >>> import jax, jax.numpy as jnp
     >>> model = transformer(vocab_size=11, max_length=8, width=4, depth=2, heads=2)
-    >>> params = model.init(jax.random.key(0), jnp.array([1, 2, 3]))
-    >>> model.apply(params, jnp.array([1, 2, 3])).shape
+    >>> params = jax.jit(model.init)(jax.random.key(0), jnp.array([1, 2, 3]))
+    >>> jax.jit(model.apply)(params, jnp.array([1, 2, 3])).shape
     (3, 11)
     """
     vocab_size, max_length, width, depth, heads = arguments.positive(

@@ -14,7 +14,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..contract import rows
 
 State = Any
 
@@ -264,7 +263,8 @@ def _chunk_mean(grads, weights):
 
 
 def _weighted_sum(x, weights):
-    return jnp.sum(x * rows(weights, x).astype(_real(x.dtype)), axis=0)
+    """sum_i w_i x_i as a matrix product: XLA's CPU sum over a leading axis is 10 times slower."""
+    return jnp.tensordot(weights.astype(x.dtype), x, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _sum_per_row(x):

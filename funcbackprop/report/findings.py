@@ -30,7 +30,8 @@ def _ends(curve):
     known = np.flatnonzero(np.isfinite(b.mean))
     if not len(known):
         return None
-    return [(int(b.steps[k]), float(b.mean[k])) for k in (known[0], known[-1])]
+    first, end = ((int(b.steps[k]), float(b.mean[k])) for k in (known[0], known[-1]))
+    return first, end
 
 
 def learning(run: Run) -> list[str]:
@@ -47,7 +48,21 @@ def learning(run: Run) -> list[str]:
             sentences.append(
                 f"The loss of a mini-batch went from {number(seen[0])} to {number(seen[-1])}."
             )
-    return [*sentences, *_turned(measured.get("loss", {}).get("test"))]
+    return [*sentences, *_turned(measured.get("loss", {}).get("test")), *_not_finite(run)]
+
+
+def _not_finite(run):
+    """The first step of each seed whose loss was not finite."""
+    first = {}
+    for row in run.steps:
+        if row["loss"] is None:
+            first.setdefault(row["seed"], row["step"])
+    several = len(run.seeds) > 1
+    return [
+        f"The loss of the mini-batch of step {step:,}{f' (seed {seed})' if several else ''} was "
+        "not finite."
+        for seed, step in first.items()
+    ]
 
 
 def _from_to(split, name, curve):
@@ -138,15 +153,18 @@ def _scale_trend(first, end, batch, seeds):
 def _against_batch(scale, batch):
     if scale > _CLEARLY * batch:
         return (
-            f" while a batch held {number(batch)}: there, one batch mostly sees noise, and a larger "
-            "batch or a smaller learning rate would average more of it away"
+            f" while a batch held {number(batch)}: there, one batch mostly sees noise, and a "
+            "larger batch or a smaller learning rate would average more of it away"
         )
     if scale * _CLEARLY < batch:
         return (
             f" while a batch held {number(batch)}: there, one batch mostly sees signal, and a "
             "smaller batch would give almost the same direction for less work"
         )
-    return f", within a factor of 2 of the batch of {number(batch)}: signal and noise are comparable in one batch"
+    return (
+        f", within a factor of 2 of the batch of {number(batch)}: signal and noise are "
+        "comparable in one batch"
+    )
 
 
 def _count(x):
@@ -197,8 +215,8 @@ def _signal_by_layer(ratio):
     ]
     if below:
         sentences.append(
-            f"In {below} of {len(ratio)} layers it was not above zero: no signal could be told from "
-            "the noise there."
+            f"In {below} of {len(ratio)} layers it was not above zero: no signal could be told "
+            "from the noise there."
         )
     return sentences
 

@@ -1,21 +1,21 @@
-"""The page and the terminal table of a run folder."""
+"""The page of a run folder: what each part shows, and its assembly."""
 
 import base64
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import figures, tables
-from . import findings
+from . import cells, findings
 from .run import Run, curve, metrics, noise, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PIXELS = 0.62  # width on the page of a pixel of a figure, so that all letters have one size
-_MOST_LAYERS = 24  # layers in the terminal table
 
 
 class Part(NamedTuple):
@@ -25,7 +25,7 @@ class Part(NamedTuple):
       key: its anchor, and the name of its figure's file.
       title: heading.
       meaning: what the figure shows in general.
-      draw: the figure; None where the part is tables only.
+      draw: the figure.
       findings: sentences about this run.
       missing: what would give the figure, if its ingredient is not there; empty otherwise.
       details: title and (rows, headers) of the table that can be opened below.
@@ -61,14 +61,14 @@ def write(folder: str | os.PathLike) -> Path:
     (run.folder / "plots").mkdir(exist_ok=True)
     page = _template().render(
         name=run.name,
-        subtitle=_subtitle(run),
+        subtitle=cells.subtitle(run),
         stopped=_stopped(run),
         cards=_cards(run),
-        final=_html(*_final(run), digits=4),
+        final=_html(*cells.final(run), digits=4),
         parts=[_part(run, part) for part in _PARTS],
         glossary=_GLOSSARY,
-        config=_html(*_flat(run.config)),
-        environment=_html(*_flat(run.metadata)),
+        config=_html(*cells.flat(run.config)),
+        environment=_html(*cells.flat(run.metadata)),
     )
     path = run.folder / "report.html"
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -78,76 +78,6 @@ def write(folder: str | os.PathLike) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def table(folder: str | os.PathLike) -> str:
-    """The text printed at the end of a run: final metrics, noise by layer, check, report's path.
-
-    Raises:
-      FileNotFoundError, ValueError: as `write`.
-    """
-    run = read(folder)
-    blocks = [f"{run.name}: {_subtitle(run)}"]
-    rows, headers = _final(run)
-    if rows:
-        blocks.append(tables.text(rows, headers, digits=4))
-    blocks.append(_noise_text(run))
-    blocks.append("\n".join(["Gradient check", *_check_lines(run)]))
-    blocks.append(f"Report: {run.folder / run.summary.get('report', 'report.html')}")
-    return "\n\n".join(blocks)
-
-
-def _noise_text(run):
-    if not run.noisy:
-        return f"Gradient noise\n  {_no_noise(run)}"
-    title, rows, headers = _noise_table(run)
-    if len(rows) > _MOST_LAYERS + 1:
-        kept = sorted(rows[1:], key=lambda row: -(row[1] or 0))[:_MOST_LAYERS]
-        title += f", the {_MOST_LAYERS} of {len(rows) - 1} layers with the largest S"
-        rows = [rows[0], *(row for row in rows[1:] if row in kept)]
-    if all(row[-1] == "ok" for row in rows):
-        rows, headers, width = [row[:-1] for row in rows], headers[:-1], 36
-    else:
-        width = 20
-    names = [rows[0][0], *tables.labels([row[0] for row in rows[1:]], width)]
-    rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
-    return tables.text(rows, headers, title)
-
-
-def _check_lines(run):
-    lines = []
-    for row in run.checks:
-        where = f"  step {row['step']:,}" + (f", seed {row['seed']}" if len(run.seeds) > 1 else "")
-        if "leaves" not in row:
-            lines.append(f"{where}: not made. {row.get('missing', '')}".rstrip())
-            continue
-        lines.append(f"{where}: {_verdicts(row)}")
-        wrong = [leaf for leaf in row["leaves"] if leaf["verdict"] != "agrees"]
-        lines += [f"    {leaf['leaf']}: {leaf['verdict']}" for leaf in wrong[:10]]
-        lines += [f"    and {len(wrong) - 10} more"] if len(wrong) > 10 else []
-    return lines or [f"  {_no_check(run)}"]
-
-
-def _verdicts(row):
-    leaves = row["leaves"]
-    agree = sum(leaf["verdict"] == "agrees" for leaf in leaves)
-    errors = [x["relative_error"] for x in leaves if x["relative_error"] is not None]
-    largest = f"largest relative error {tables.number(max(errors))}, " if errors else ""
-    tolerance = f"tolerance {tables.number(row.get('tolerance'))}"
-    return f"{agree} of {len(leaves)} leaves agree ({largest}{tolerance})"
-
-
-def _subtitle(run):
-    seeds = run.summary.get("seeds") or run.seeds
-    steps = run.summary.get("steps", max((row["step"] for row in run.steps), default=0))
-    parts = [
-        run.summary.get("outcome", "not finished"),
-        f"{steps:,} updates",
-        f"batch of {run.batch_size:,}" if run.batch_size else "",
-        f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "",
-        f"{run.summary['seconds']:.1f} s" if run.summary.get("seconds") is not None else "",
-    ]
-    return " · ".join(part for part in parts if part)
 
 
 def _stopped(run):
@@ -174,8 +104,9 @@ def _cards(run):
             cards.append((name, text, note, ""))
     if run.noisy:
         scale = findings.last(noise(run, "noise_scale"))
-        value = "no finite estimate" if scale is None else f"{tables.number(round(scale, 1))}"
-        cards.append(("noise scale", value, f"examples, at the end; batch {run.batch_size}", ""))
+        value = tables.number(scale and round(scale, 1))
+        note = "no finite estimate at the end" if scale is None else "examples, at the end"
+        cards.append(("noise scale", value, f"{note}; batch {run.batch_size}", ""))
     cards.append(_check_card(run))
     return cards
 
@@ -184,121 +115,17 @@ def _check_card(run):
     done = [row for row in run.checks if "leaves" in row]
     if not done:
         return ("gradient check", "not made", "see below", "")
-    verdicts = [leaf["verdict"] for row in done for leaf in row["leaves"]]
-    wrong = sum(verdict != "agrees" for verdict in verdicts)
-    leaves = len({leaf["leaf"] for row in done for leaf in row["leaves"]})
-    note = f"{_many(leaves, 'leaf', 'leaves')} at {_many(len({r['step'] for r in done}), 'step')}"
+    leaves = {leaf["leaf"] for row in done for leaf in row["leaves"]}
+    wrong = {x["leaf"] for row in done for x in row["leaves"] if x["verdict"] != "agrees"}
+    steps = len({row["step"] for row in done})
+    note = f"of {_many(len(leaves), 'leaf', 'leaves')} at {_many(steps, 'step')}"
     if wrong:
-        return ("gradient check", f"{wrong} not agreeing", note, "bad")
-    return ("gradient check", "agrees", note, "good")
+        return ("gradient check", f"{len(wrong)} not agreeing", note, "bad")
+    return ("gradient check", "agrees", note.removeprefix("of "), "good")
 
 
 def _many(count, one, several=None):
     return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-def _final(run):
-    """Rows and headers of the metrics at the end."""
-    final = run.summary.get("final") or {}
-    several = any(entry.get("spread") is not None for entry in final.values())
-    rows = []
-    for name, entry in final.items():
-        each = ", ".join(tables.number(x, 4) for x in entry.get("per_seed", []))
-        spread = tables.number(entry.get("spread"), 2)
-        rows.append([name, entry["mean"], *([spread, each] if several else [])])
-    if several:
-        return rows, ["at the end", "mean", "standard deviation", "each seed"]
-    return rows, ["at the end", "value"]
-
-
-def _noise_table(run):
-    """Title, rows and headers of the gradient noise at the last measurement, total first."""
-    step = max(row["step"] for row in run.noisy)
-    rows = [row["noise"] for row in run.noisy if row["step"] == step]
-    mean = f", mean of {len(rows)} seeds" if len(rows) > 1 else ""
-    entries = {"in total": [row["total"] for row in rows]} | {
-        name: [row["layers"][name] for row in rows if name in row.get("layers", {})]
-        for name in run.layers
-    }
-    cells = [
-        [name, *(_mean(found, key) for key in _NOISE_COLUMNS), _status(found)]
-        for name, found in entries.items()
-    ]
-    title = f"Gradient noise after {step:,} updates{mean}"
-    return title, cells, ["layer", *_NOISE_COLUMNS.values(), "status"]
-
-
-_NOISE_COLUMNS = {
-    "S": "S",
-    "sq_gradient_norm": "|G|²",
-    "noise_scale": "noise scale",
-    "signal_to_noise": "signal/noise",
-    "batch_variance": "S/B",
-}
-
-
-def _mean(entries, key):
-    known = [entry[key] for entry in entries if entry.get(key) is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _status(entries):
-    return "; ".join(dict.fromkeys(entry.get("status", "") for entry in entries))
-
-
-def _measured_table(run):
-    rows = []
-    for row in run.noisy:
-        total = row["noise"]["total"]
-        rows.append(
-            [
-                row["seed"],
-                row["step"],
-                *(total.get(key) for key in _NOISE_COLUMNS),
-                _status([total]),
-            ]
-        )
-    return "Every measurement", rows, ["seed", "step", *_NOISE_COLUMNS.values(), "status"]
-
-
-def _metric_table(run):
-    columns = [(s, name) for name, splits in metrics(run).items() for s in splits]
-    rows = [
-        [r["seed"], r["step"], *((r["metrics"].get(s) or {}).get(name) for s, name in columns)]
-        for r in run.measurements
-    ]
-    return "Every measurement", rows, ["seed", "step", *(f"{s} {name}" for s, name in columns)]
-
-
-def _check_table(run):
-    rows = [
-        [
-            row["seed"],
-            row["step"],
-            leaf["leaf"],
-            leaf["verdict"],
-            leaf["relative_error"],
-            leaf.get("cosine_error"),
-            str(leaf.get("worst_index", "")),
-        ]
-        for row in run.checks
-        for leaf in row.get("leaves", ())
-    ]
-    headers = ["seed", "step", "leaf", "verdict", "relative error", "cosine error", "worst element"]
-    return "Every leaf", rows, headers
-
-
-def _flat(tree, prefix=""):
-    """Nested dicts as rows of (dotted key, value)."""
-    rows = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")[0]
-        elif isinstance(value, list):
-            rows.append([f"{prefix}{key}", ", ".join(map(str, value))])
-        else:
-            rows.append([f"{prefix}{key}", str(value)])
-    return rows, ["field", "value"]
 
 
 def _draw_learning(run):
@@ -329,28 +156,10 @@ def _no_learning(run):
     return "" if run.steps or run.measurements else "The run made no update and no measurement."
 
 
-def _no_noise(run):
-    """What would give the gradient noise; empty if it was measured."""
-    if run.noisy:
-        return ""
-    said = [(row.get("noise") or {}).get("missing") for row in run.measurements]
-    default = "Per-example gradients were not measured in this run; `funcbackprop study` does that."
-    return next((text for text in said if text), default)
-
-
 def _no_layers(run):
-    return _no_noise(run) or (
+    return cells.no_noise(run) or (
         "" if run.layers else "The gradient noise was measured in total only."
     )
-
-
-def _no_check(run):
-    """What would give the gradient check; empty if one was made."""
-    if any("leaves" in row for row in run.checks):
-        return ""
-    said = [row.get("missing") for row in run.checks]
-    default = "JAX's gradient was not compared in this run; `funcbackprop study` does that."
-    return next((text for text in said if text), default)
 
 
 # The page, in order.
@@ -358,14 +167,14 @@ _PARTS = (
     Part(
         "learning",
         "Learning",
-        "Light: the loss of each mini-batch before its update; blue: its mean over the steps within "
-        "10 % of each step. Marked lines: loss and metrics over many examples at the measured "
-        "steps. A test line that leaves the train line shows "
+        "Light: the loss of each mini-batch before its update; blue: its mean over the steps "
+        "within 10 % of each step. Marked lines: loss and metrics over many examples at the "
+        "measured steps. A test line that leaves the train line shows "
         "what was learned about the training examples only.",
         _draw_learning,
         findings.learning,
         _no_learning,
-        _metric_table,
+        cells.metrics_everywhere,
     ),
     Part(
         "gradient_noise",
@@ -375,8 +184,8 @@ _PARTS = (
         "before the common direction can be seen.",
         _draw_noise,
         findings.gradient_noise,
-        _no_noise,
-        _measured_table,
+        cells.no_noise,
+        cells.noise_everywhere,
     ),
     Part(
         "noise_scale",
@@ -385,7 +194,7 @@ _PARTS = (
         "line a batch sees mostly signal; above it, mostly noise.",
         _draw_scale,
         findings.noise_scale,
-        _no_noise,
+        cells.no_noise,
         lambda run: ("", [], []),
     ),
     Part(
@@ -397,7 +206,7 @@ _PARTS = (
         _draw_layers,
         findings.by_layer,
         _no_layers,
-        lambda run: _noise_table(run) if run.noisy else ("", [], []),
+        lambda run: cells.noise_at_end(run) if run.noisy else ("", [], []),
     ),
     Part(
         "gradient_check",
@@ -406,21 +215,21 @@ _PARTS = (
         "reference. Marks left of the dashed line agree within the tolerance.",
         _draw_check,
         findings.check,
-        _no_check,
-        _check_table,
+        cells.no_check,
+        cells.checked_leaves,
     ),
 )
 
 _GLOSSARY = (
     (
         "S = tr Σ",
-        "The variance of one example's gradient, summed over all parameters. Unit: squared gradient, "
-        "loss² / parameter².",
+        "The variance of one example's gradient, summed over all parameters. Unit: squared "
+        "gradient, loss² / parameter².",
     ),
     (
         "|G|²",
-        "The squared norm of the mean gradient, estimated without bias: the part that noise adds is "
-        "subtracted. Near zero the estimate may be negative; it is shown as it is. Unit: as S.",
+        "The squared norm of the mean gradient, estimated without bias: the part that noise adds "
+        "is subtracted. Near zero the estimate may be negative; it is shown as it is. Unit: as S.",
     ),
     (
         "Noise scale",
@@ -434,7 +243,8 @@ _GLOSSARY = (
     ),
     (
         "Signal to noise",
-        "B |G|² / S: the batch size divided by the noise scale. 1 means equal parts. A pure number.",
+        "B |G|² / S: the batch size divided by the noise scale. 1 means equal parts. A pure "
+        "number.",
     ),
     (
         "Relative error",
@@ -477,6 +287,13 @@ def _html(rows, headers, digits=3):
     return Markup(tables.html(rows, headers, digits)) if rows else ""
 
 
+def _code(text):
+    """Escaped text with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _template():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -487,4 +304,5 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     return environment.get_template("report.html")

@@ -153,7 +153,8 @@ def _parse(text, where):
         return json.loads(text, parse_constant=_refuse)
     except ValueError as error:
         raise ValueError(
-            f"`report`: {where} is not strict JSON ({error}); run the command again to write it anew"
+            f"`report`: {where} is not strict JSON ({error}); "
+            "run the command again to write it anew"
         ) from None
 
 

@@ -51,7 +51,7 @@ class TrainConfig:
     data: str | None = None
     """digits, text, a .npz file (arrays x, y, optional x_test, y_test) or a .txt file. By default
     what fits the model: digits or text."""
-    steps: int = 1500
+    steps: int = 1000
     """Number of updates."""
     batch_size: int = 64
     """Examples in a mini-batch."""

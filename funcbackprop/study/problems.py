@@ -25,6 +25,7 @@ _LOSSES = {
     "regression": losses.squared_error,
     "sequence": losses.next_token,
 }
+_HIDDEN = (512, 512)
 _WIDTH = 64
 _NO_REFERENCE = (
     "no reference to compare with: give fb.Problem a `reference`, a function "
@@ -104,7 +105,7 @@ def _model(kind: str, dataset: Dataset) -> models.Model:
             f"holds arrays of shape {list(shape)}; use --model mlp, or add the missing axes"
         )
     if kind == "mlp":
-        return models.mlp((int(np.prod(shape)), 2 * _WIDTH, _WIDTH, outputs))
+        return models.mlp((int(np.prod(shape)), *_HIDDEN, outputs))
     if kind == "convnet":
         return models.convnet((16, 32), outputs)
     if kind == "lstm":

@@ -20,7 +20,7 @@ def cross_entropy(logits: np.ndarray, label: np.ndarray):
 
 def cross_entropy_backward(saved, dvalues: np.ndarray) -> Terms:
     """dz = softmax(z) - onehot(label)."""
-    return _difference(*saved, dvalues)
+    return _difference(saved, dvalues)
 
 
 def next_token(logits: np.ndarray, targets: np.ndarray):
@@ -34,7 +34,7 @@ def next_token(logits: np.ndarray, targets: np.ndarray):
 
 def next_token_backward(saved, dvalues: np.ndarray) -> Terms:
     """dz_t = (softmax(z_t) - onehot(target_t)) / n where target_t >= 0, else 0."""
-    return _difference(*saved, dvalues)
+    return _difference(saved, dvalues)
 
 
 def squared_error(prediction: np.ndarray, target: np.ndarray):
@@ -46,7 +46,7 @@ def squared_error(prediction: np.ndarray, target: np.ndarray):
 
 def squared_error_backward(saved, dvalues: np.ndarray) -> Terms:
     """dp = p - t."""
-    return _difference(*saved, dvalues)
+    return _difference(saved, dvalues)
 
 
 def binary_cross_entropy(logit: np.ndarray, label: np.ndarray):
@@ -61,7 +61,7 @@ def binary_cross_entropy(logit: np.ndarray, label: np.ndarray):
 
 def binary_cross_entropy_backward(saved, dvalues: np.ndarray) -> Terms:
     """dz = sigma(z) - y."""
-    return _difference(*saved, dvalues)
+    return _difference(saved, dvalues)
 
 
 # name of the function in funcbackprop.losses -> (forward, backward)
@@ -91,7 +91,8 @@ def _softmax_loss(name, logits, label):
     return logsumexp(logits) - picked, softmax(logits), onehot
 
 
-def _difference(a, b, dvalues):
+def _difference(saved, dvalues):
+    a, b = saved
     dvalues = dvalues.reshape((-1,) + (1,) * (a.ndim - 1))
     return Terms(dvalues * (a - b), np.abs(dvalues) * (np.abs(a) + np.abs(b)))
 

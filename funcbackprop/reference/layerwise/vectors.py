@@ -41,6 +41,7 @@ def unembed(params, x, options):
 
 def unembed_backward(params, x, dy, dy_size=None):
     """dW = sum x (x) dy, dx = dy W'."""
+    dy_size = np.abs(dy) if dy_size is None else dy_size
     return {"w": contract("bi,bo->io", _rows(x), _rows(dy), _rows(dy_size))}, dy @ params["w"].T
 
 
@@ -103,4 +104,4 @@ def layer_norm_backward(params, saved, dy):
 
 def _rows(x):
     """[B, ..., N] as [rows, N]."""
-    return None if x is None else x.reshape(-1, x.shape[-1])
+    return x.reshape(-1, x.shape[-1])

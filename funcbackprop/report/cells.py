@@ -1,0 +1,147 @@
+"""The tables of a run as rows and headers, and the sentences that stand where one is missing."""
+
+from .. import tables
+from .run import Run, metrics
+
+
+def subtitle(run: Run) -> str:
+    """How the run ended, and its size, in one line."""
+    seeds = run.summary.get("seeds") or run.seeds
+    steps = run.summary.get("steps", max((row["step"] for row in run.steps), default=0))
+    parts = [
+        run.summary.get("outcome", "not finished"),
+        f"{steps:,} updates",
+        f"batch of {run.batch_size:,}" if run.batch_size else "",
+        f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "",
+        f"{run.summary['seconds']:.1f} s" if run.summary.get("seconds") is not None else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def final(run: Run) -> tuple[list, list]:
+    """Rows and headers of the metrics at the end."""
+    final = run.summary.get("final") or {}
+    several = any(entry.get("spread") is not None for entry in final.values())
+    rows = []
+    for name, entry in final.items():
+        each = ", ".join(tables.number(x, 4) for x in entry.get("per_seed", []))
+        spread = entry.get("spread")
+        spread = spread if spread is None else float(f"{spread:.2g}")
+        rows.append([name, entry["mean"], *([spread, each] if several else [])])
+    if several:
+        return rows, ["at the end", "mean", "standard deviation", "each seed"]
+    return rows, ["at the end", "value"]
+
+
+def noise_at_end(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the gradient noise at the last measurement, total first."""
+    step = max(row["step"] for row in run.noisy)
+    rows = [row["noise"] for row in run.noisy if row["step"] == step]
+    mean = f", mean of {len(rows)} seeds" if len(rows) > 1 else ""
+    entries = {"in total": [row["total"] for row in rows]} | {
+        name: [row["layers"][name] for row in rows if name in row.get("layers", {})]
+        for name in run.layers
+    }
+    cells = [
+        [name, *(_mean(found, key) for key in _NOISE_COLUMNS), _status(found)]
+        for name, found in entries.items()
+    ]
+    title = f"Gradient noise after {step:,} updates{mean}"
+    return title, cells, ["layer", *_NOISE_COLUMNS.values(), "status"]
+
+
+_NOISE_COLUMNS = {
+    "S": "S",
+    "sq_gradient_norm": "|G|²",
+    "noise_scale": "noise scale",
+    "signal_to_noise": "signal/noise",
+    "batch_variance": "S/B",
+}
+
+
+def _mean(entries, key):
+    known = [entry[key] for entry in entries if entry.get(key) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _status(entries):
+    found = [entry.get("status", "") for entry in entries]
+    if len(set(found)) <= 1:
+        return "".join(found[:1])
+    return "; ".join(f"{found.count(x)} of {len(found)} {x}" for x in dict.fromkeys(found))
+
+
+def noise_everywhere(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the total noise at every measurement."""
+    rows = []
+    for row in run.noisy:
+        total = row["noise"]["total"]
+        rows.append(
+            [
+                row["seed"],
+                row["step"],
+                *(total.get(key) for key in _NOISE_COLUMNS),
+                _status([total]),
+            ]
+        )
+    return "Every measurement", rows, ["seed", "step", *_NOISE_COLUMNS.values(), "status"]
+
+
+def metrics_everywhere(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the metrics at every measurement."""
+    columns = [(s, name) for name, splits in metrics(run).items() for s in splits]
+    rows = [
+        [r["seed"], r["step"], *((r["metrics"].get(s) or {}).get(name) for s, name in columns)]
+        for r in run.measurements
+    ]
+    return "Every measurement", rows, ["seed", "step", *(f"{s} {name}" for s, name in columns)]
+
+
+def checked_leaves(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of every comparison of a leaf."""
+    rows = [
+        [
+            row["seed"],
+            row["step"],
+            leaf["leaf"],
+            leaf["verdict"],
+            leaf["relative_error"],
+            leaf.get("cosine_error"),
+            str(leaf.get("worst_index", "")),
+        ]
+        for row in run.checks
+        for leaf in row.get("leaves", ())
+    ]
+    headers = ["seed", "step", "leaf", "verdict", "relative error", "cosine error", "worst element"]
+    return "Every leaf", rows, headers
+
+
+def flat(tree: dict, prefix: str = "") -> tuple[list, list]:
+    """Nested dicts as rows of (dotted key, value)."""
+    rows = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            rows += flat(value, f"{prefix}{key}.")[0]
+        elif isinstance(value, list):
+            rows.append([f"{prefix}{key}", ", ".join(map(str, value))])
+        else:
+            rows.append([f"{prefix}{key}", str(value)])
+    return rows, ["field", "value"]
+
+
+def no_noise(run: Run) -> str:
+    """What would give the gradient noise; empty if it was measured."""
+    if run.noisy:
+        return ""
+    said = [(row.get("noise") or {}).get("missing") for row in run.measurements]
+    default = "Per-example gradients were not measured in this run; `funcbackprop study` does that."
+    return next((text for text in said if text), default)
+
+
+def no_check(run: Run) -> str:
+    """What would give the gradient check; empty if one was made."""
+    if any("leaves" in row for row in run.checks):
+        return ""
+    said = [row.get("missing") for row in run.checks]
+    default = "JAX's gradient was not compared in this run; `funcbackprop study` does that."
+    return next((text for text in said if text), default)
