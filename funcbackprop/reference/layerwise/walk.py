@@ -135,8 +135,7 @@ def _backward(layers, params, saved, dy, grads, sizes):
             dy = dy + _backward(layer.layers, own, kept, dy, grad, size)
         elif layer.kind == "repeat":
             for l in reversed(range(len(kept))):
-                slices = (trees.at_depth(tree, l) for tree in (own, grad, size))
-                p, g, s = slices
+                p, g, s = (trees.at_depth(tree, l) for tree in (own, grad, size))
                 dy = _backward(layer.layers, p, kept[l], dy, g, s)
         else:
             dparams, dy = KINDS[layer.kind].backward(own, kept, dy)
