@@ -208,7 +208,8 @@ def _compare(name, param, grad, expected, size) -> LeafCheck:
     difference = np.abs(a - b)
     at = tuple(int(i) for i in np.unravel_index(np.argmax(difference), a.shape))
     scale = max(np.abs(b).max(), float(np.max(size)))
-    error = 0.0 if difference[at] == 0 else float(np.divide(difference[at], scale or 0.0))
+    # A leaf that is zero by structure (scale 0) must be exactly zero.
+    error = float(difference[at] / scale) if scale else (np.inf if difference[at] > 0 else 0.0)
     verdict = "agrees" if error <= tolerance else "differs"
     return LeafCheck(
         *(name, verdict, error, _cosine_error(a, b), at, a[at].item(), b[at].item(), tolerance)

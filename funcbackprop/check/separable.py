@@ -34,8 +34,9 @@ class Separability:
 
     Attributes:
       verdict: "separable", "summed", "mask-normalised", "coupled" or "not finite".
-      error: the largest difference from the mean of single examples, relative to the leaf's size.
-      leaf: the parameter leaf where it is (or "the loss").
+      error: the largest difference from the mean of single examples, relative to the largest
+        single example's.
+      leaf: the parameter leaf that differs most, or "the loss" if only that differs.
       weights: [B], for "mask-normalised" the relative importances that explain it.
     """
 
@@ -147,7 +148,7 @@ class _Evaluate:
         return _flat(self._single(self._params, jax.tree.map(lambda x: x[i], self._batch)))
 
     def error(self, got, expected, singles):
-        """`(largest relative error, its leaf)`, relative to the largest gradient of a leaf."""
+        """`(largest relative error, where)`; a parameter leaf is named before the loss itself."""
         scales = [
             max(np.abs(x).max(initial=0.0) for x in leaf) for leaf in zip(*singles, strict=True)
         ]
@@ -156,8 +157,9 @@ class _Evaluate:
             np.abs(g - e).max(initial=0.0) / (scale or 1.0)
             for g, e, scale in zip(got, expected, scales, strict=True)
         ]
-        worst = int(np.argmax(errors))
-        return float(errors[worst]), self.names[worst]
+        leaf = int(np.argmax(errors[1:])) + 1 if max(errors[1:], default=0.0) > 0 else 0
+        worst = leaf if errors[leaf] > self.tolerance else int(np.argmax(errors))
+        return float(max(errors)), self.names[worst]
 
 
 def _implied_weights(evaluate, singles, size):

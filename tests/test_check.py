@@ -1,0 +1,198 @@
+"""`check_gradients` on gradients that are right, wrong and not finite; `check_separable`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import funcbackprop as fb
+
+PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.2])}
+BATCH = (
+    jnp.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]]),
+    jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]]),
+)
+
+
+def loss(p, example):
+    x, y = example
+    return 0.5 * jnp.sum((x @ p["w"] + p["b"] - y) ** 2)
+
+
+def by_hand(params, batch, weights=None):
+    x, y = (np.asarray(a, np.float64) for a in batch)
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    x, y = (np.where(w[:, None] > 0, a, 0) for a in (x, y))
+    error = x @ np.asarray(params["w"], np.float64) + np.asarray(params["b"], np.float64) - y
+    share = (w / w.sum())[:, None]
+    grads = {"w": x.T @ (share * error), "b": (share * error).sum(0)}
+    return 0.5 * np.sum(share * error**2), grads
+
+
+def changed(leaf, change):
+    grads = by_hand(PARAMS, BATCH)[1]
+    return {**grads, leaf: change(grads[leaf])}
+
+
+# what is done to the gradient -> (leaf, change, verdict)
+FAULTS = {
+    "1/B in one leaf": ("w", lambda g: g / 3, "differs"),
+    "sign": ("b", lambda g: -g, "differs"),
+    "1 % in one leaf": ("b", lambda g: 1.01 * g, "differs"),
+    "one element": ("w", lambda g: g + np.array([[0, 0], [0, 1e-3]]), "differs"),
+    "NaN": ("w", lambda g: g * np.array([[1, 1], [np.nan, 1]]), "not finite"),
+    "zero": ("b", lambda g: 0 * g, "differs"),
+}
+
+
+@pytest.mark.core
+def test_right_gradients_agree():
+    report = fb.check_gradients(loss, PARAMS, BATCH, reference=by_hand)
+    assert report.ok
+    assert [leaf.leaf for leaf in report.leaves] == ["params['b']", "params['w']"]
+    assert report.value == pytest.approx(report.reference_value, rel=1e-6)
+    assert "Every leaf agrees" in str(report)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_found_in_their_leaf(name):
+    leaf, change, verdict = FAULTS[name]
+    report = fb.check_gradients(loss, PARAMS, BATCH, changed(leaf, change), reference=by_hand)
+    verdicts = {x.leaf: x.verdict for x in report.leaves}
+    other = {"w": "b", "b": "w"}[leaf]
+    assert verdicts == {f"params['{leaf}']": verdict, f"params['{other}']": "agrees"}
+    assert not report.ok
+    assert verdict in str(report)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_worst_element_and_errors():
+    grads = changed("w", FAULTS["one element"][1])
+    report = fb.check_gradients(loss, PARAMS, BATCH, grads, reference=by_hand)
+    leaf = report.leaves[1]
+    assert leaf.worst_index == (1, 1)
+    expected = by_hand(PARAMS, BATCH)[1]["w"]
+    assert leaf.got - leaf.expected == pytest.approx(1e-3)
+    assert leaf.relative_error == pytest.approx(1e-3 / np.abs(expected).max())
+    a, b = grads["w"].ravel(), expected.ravel()
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert leaf.cosine_error == pytest.approx(1 - cosine, abs=1e-15)
+
+
+def test_size_of_terms_decides_for_a_leaf_that_is_zero_by_mathematics():
+    """A sum of terms of size 1 that cancel to rounding agrees; without the size it cannot."""
+
+    class Reference:
+        def __call__(self, params, batch, weights=None):
+            return 0.0, np.zeros(2)
+
+        def with_sizes(self, params, batch, weights=None):
+            return 0.0, np.zeros(2), np.float64(1.0)
+
+    cancelled = np.array([3e-7, -1e-7], np.float32)
+    arguments = (lambda p, x: jnp.sum(p * x), jnp.ones(2), jnp.ones((2, 2)), cancelled)
+    assert fb.check_gradients(*arguments, reference=Reference()).ok
+    assert not fb.check_gradients(*arguments, reference=Reference().__call__).ok
+
+
+def test_weights_and_nan_in_padding():
+    batch = jax.tree.map(lambda x: x.at[1].set(jnp.nan), BATCH)
+    weights = jnp.array([1.0, 0.0, 3.0])
+    report = fb.check_gradients(loss, PARAMS, batch, weights=weights, reference=by_hand)
+    assert report.ok, str(report)
+    assert report.value == pytest.approx(report.reference_value, rel=1e-6)
+
+
+def test_without_a_reference_nothing_is_said_to_agree():
+    report = fb.check_gradients(loss, PARAMS, BATCH)
+    assert not report.ok
+    assert {leaf.verdict for leaf in report.leaves} == {"not audited"}
+    assert "pass reference=" in str(report)
+    assert report.reference_value is None
+
+
+def test_layerwise_reference_of_a_model():
+    model = fb.models.mlp((4, 5, 3))
+    params = model.init(jax.random.key(0), jnp.zeros(4))
+    batch = (jax.random.normal(jax.random.key(1), (6, 4)), jnp.arange(6) % 3)
+    reference = fb.reference.layerwise.value_and_grad(model, fb.losses.cross_entropy)
+    loss = fb.example_loss(model.apply, fb.losses.cross_entropy)
+    report = fb.check_gradients(loss, params, batch, reference=reference)
+    assert report.ok, str(report)
+    assert len(str(report).splitlines()[0]) <= 100
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"`grads` must have the structure(.|\n)*\['b'\]"):
+        fb.check_gradients(loss, PARAMS, BATCH, {"w": PARAMS["w"]}, reference=by_hand)
+    with pytest.raises(ValueError, match="`reference` must return"):
+        fb.check_gradients(loss, PARAMS, BATCH, reference=lambda p, b, w: 1.0)
+    with pytest.raises(ValueError, match=r"`intended` must be empty, got \('stop_gradient',\)"):
+        fb.check_gradients(loss, PARAMS, BATCH, intended=["stop_gradient"], reference=by_hand)
+
+
+# --- check_separable -----------------------------------------------------------------------------
+
+X = jnp.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5], [2.0, 1.0]])
+W = {"w": jnp.array([0.3, -0.7]), "scale": jnp.array(1.5)}
+MASK = jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+TOKENS = jnp.arange(12.0).reshape(4, 3) / 7
+
+
+def _per_example(p, x):
+    return jnp.tanh(x @ p["w"] * p["scale"]) ** 2
+
+
+def _batch_norm(p, x):
+    x = (x - x.mean(0, keepdims=True)) / jnp.sqrt(x.var(0, keepdims=True) + 1e-3)
+    return jnp.mean(_per_example(p, x))
+
+
+def _masked(p, batch):
+    x, mask = batch
+    return jnp.sum(mask * jnp.tanh(x * p["scale"]) ** 2) / jnp.sum(mask) + 0 * p["w"][0]
+
+
+def _in_batch_negatives(p, x):
+    z = x * p["w"][None]
+    return -jnp.mean(jnp.diag(jax.nn.log_softmax(z @ z.T * p["scale"])))
+
+
+SEPARABILITY = {
+    "mean": (lambda p, x: jnp.mean(_per_example(p, x)), X, None, "separable"),
+    "sum": (lambda p, x: jnp.sum(_per_example(p, x)), X, None, "summed"),
+    "batch norm": (_batch_norm, X, None, "coupled"),
+    "in-batch negatives": (_in_batch_negatives, X, None, "coupled"),
+    "mask over the batch": (_masked, (TOKENS, MASK), None, "mask-normalised"),
+    "mask, with its weights": (_masked, (TOKENS, MASK), MASK.sum(1), "separable"),
+    "not finite": (lambda p, x: jnp.mean(jnp.log(x @ p["w"])) * p["scale"], X, None, "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", SEPARABILITY)
+def test_separability(name):
+    batch_loss, batch, weights, verdict = SEPARABILITY[name]
+    result = fb.check_separable(batch_loss, W, batch, weights)
+    assert result.verdict == verdict, str(result)
+    assert result.ok == (verdict == "separable")
+    assert result.explain() in str(result)
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_mask_normalised_returns_the_token_counts_as_weights():
+    result = fb.check_separable(_masked, W, (TOKENS, MASK))
+    np.testing.assert_allclose(np.array(result.weights) * 3, MASK.sum(1), rtol=1e-3)
+
+
+def test_coupling_names_the_leaf():
+    def batch_loss(p, x):
+        return jnp.mean(x @ p["w"]) + 100 * p["scale"] * jnp.mean(x[0]) * jnp.mean(x[1:])
+
+    assert fb.check_separable(batch_loss, W, X).leaf == "params['scale']"
+
+
+def test_separable_needs_two_examples():
+    with pytest.raises(ValueError, match="at least 2 examples, got 1"):
+        fb.check_separable(lambda p, x: jnp.mean(x @ p["w"]), W, X[:1])

@@ -1,0 +1,66 @@
+"""The contract: adapters, keys and problems."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import funcbackprop as fb
+
+
+def test_example_loss_with_a_key():
+    def apply(params, x, key=None):
+        return params * x + (0.0 if key is None else jax.random.normal(key))
+
+    quiet = fb.example_loss(apply, fb.losses.squared_error)
+    noisy = fb.example_loss(apply, fb.losses.squared_error, rng=True)
+    x, y = jnp.float32(2), jnp.float32(6)
+    assert float(quiet(3.0, (x, y))) == 0.0
+    expected = 0.5 * jax.random.normal(jax.random.key(1)) ** 2
+    assert float(noisy(3.0, ((x, y), jax.random.key(1)))) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.core
+def test_one_example_under_vmap_is_the_batch_loss():
+    def batch_loss(w, batch):
+        return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+
+    batch = {"x": jnp.arange(6.0).reshape(3, 2), "y": jnp.ones(3)}
+    w = jnp.array([1.0, -1.0])
+    singles = jax.vmap(fb.one_example(batch_loss), (None, 0))(w, batch)
+    assert float(singles.mean()) == pytest.approx(float(batch_loss(w, batch)))
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey], ids=["typed", "raw"])
+def test_attach_keys_gives_every_example_its_own(make):
+    batch, keys = fb.attach_keys({"x": jnp.zeros((5, 2))}, make(0))
+    chex.assert_shape(batch["x"], (5, 2))
+    draws = jax.vmap(jax.random.uniform)(keys)
+    assert len(set(draws.tolist())) == 5
+
+
+PROBLEM = {"loss": lambda p, x: p * x, "params": 1.0, "data": jnp.ones(3), "name": "line"}
+PROBLEM_ERRORS = {
+    "loss": ({"loss": None}, TypeError, "`loss` must be callable, got NoneType"),
+    "name": ({"name": ""}, ValueError, "`name` must be a non-empty string"),
+    "optimizer": ({"optimizer": "adam"}, TypeError, "must be an optax transformation"),
+    "metrics": ({"metrics": [len]}, TypeError, "`metrics` must map names to functions"),
+    "reference": ({"reference": 3}, TypeError, "`reference` must be callable, got int"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEM_ERRORS)
+def test_problem_errors(name):
+    change, kind, message = PROBLEM_ERRORS[name]
+    with pytest.raises(kind, match=message):
+        fb.Problem(**{**PROBLEM, **change})
+
+
+def test_problem_is_frozen_and_takes_options_by_name():
+    problem = fb.Problem(*PROBLEM.values(), optimizer=optax.sgd(0.1))
+    assert problem.rng is False
+    with pytest.raises(AttributeError):
+        problem.name = "other"
+    with pytest.raises(TypeError):
+        fb.Problem(*PROBLEM.values(), jnp.ones(3))
