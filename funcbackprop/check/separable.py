@@ -159,7 +159,7 @@ class _Evaluate:
         ]
         leaf = int(np.argmax(errors[1:])) + 1 if max(errors[1:], default=0.0) > 0 else 0
         worst = leaf if errors[leaf] > self.tolerance else int(np.argmax(errors))
-        return float(max(errors)), self.names[worst]
+        return float(errors[worst]), self.names[worst]
 
 
 def _implied_weights(evaluate, singles, size):
