@@ -108,7 +108,7 @@ def _make_folder(folder: Path, wanted: Mapping, what: Task, overwrite: bool) -> 
     elif is_run:
         _refuse_other_run(folder, wanted, what)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in filter(_is_temporary, folder.iterdir()):  # of a run that was killed
+    for leftover in (*folder.glob(".*"), *folder.glob("plots/.*")):  # of a run that was killed
         leftover.unlink()
 
 

@@ -60,12 +60,8 @@ def task(config: TrainConfig) -> Task:
         dataset = load(name, length=config.length)
     except (ValueError, OSError) as error:
         raise UsageError(f"--data: {error}") from error
-    if config.batch_size > len(dataset.x):
-        raise UsageError(
-            f"--batch-size {config.batch_size} is larger than the data, which has "
-            f"{len(dataset.x)} training examples"
-        )
     problem = _problem(config.model, dataset)
+    _check_batch_size(config, len(dataset.x))
     description = {**dataset.to_dict(), "examples": len(dataset.x)}
     return Task(problem, name, {**description, "test_examples": len(dataset.x_test)})
 
@@ -139,14 +135,19 @@ def _users_task(config: TrainConfig) -> Task:
     if callable(problem.data):
         return Task(problem, None, description)
     size = batch_size(problem.data, "Problem")
-    if config.batch_size > size:
-        raise UsageError(
-            f"--batch-size {config.batch_size} is larger than the data, which has {size} examples"
-        )
+    _check_batch_size(config, size)
     description |= {"hash": _hash((problem.data, problem.test_data)), "examples": size}
     if problem.test_data is not None:
         description["test_examples"] = batch_size(problem.test_data, "Problem")
     return Task(problem, None, description)
+
+
+def _check_batch_size(config: TrainConfig, examples: int) -> None:
+    if config.batch_size > examples:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is larger than the data, which has {examples} "
+            "training examples"
+        )
 
 
 def _import_problem(target: str) -> Problem:

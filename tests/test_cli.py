@@ -1,0 +1,288 @@
+"""The command line: runs, resumes, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from funcbackprop import cli
+from funcbackprop.training import read_rows
+
+FILES = {"config.json", "metadata.json", "metrics.jsonl", "summary.json", "report.html"}
+QUICK = ["--steps", "4", "--batch-size", "8", "--measure-examples", "8", "--measurements", "2"]
+TRAIN = ["--steps", "4", "--batch-size", "8"]
+
+
+@pytest.fixture(autouse=True)
+def _problems_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def run(*arguments, status=0):
+    assert cli.main([str(a) for a in arguments]) == status
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_help_is_fast_and_loads_no_jax():
+    code = (
+        "import sys\nfrom funcbackprop import cli\n"
+        "try: cli.main(['study', '--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "assert not {'jax', 'optax', 'matplotlib'} & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--learning-rate" in done.stdout
+    assert (
+        time.perf_counter() - start < 5
+    )  # 0.3 s on an idle machine; the assertion above is the test
+
+
+MODELS = {
+    "mlp": ["--model", "mlp"],
+    "convnet": ["--model", "convnet"],
+    "lstm": ["--model", "lstm", "--data", "text", "--length", "8"],
+    "transformer": ["--model", "transformer", "--length", "8"],
+}
+
+
+@pytest.fixture
+def small_text(tmp_path):
+    path = tmp_path / "small.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    return path
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_study_of_every_model(model, tmp_path, small_text, capsys):
+    options = [small_text if x == "text" else x for x in MODELS[model]]
+    if model == "transformer":
+        options += ["--data", small_text]
+    run("study", *options, *QUICK, "--out", tmp_path / "runs", "--name", "x")
+    folder = tmp_path / "runs/x"
+    assert {f.name for f in folder.iterdir()} == FILES | {"plots", "checkpoints"}
+    rows = list(read_rows(folder / "metrics.jsonl"))
+    assert [r["step"] for r in rows if r["kind"] == "step"] == [1, 2, 3, 4]
+    assert [r["step"] for r in rows if r["kind"] == "measurement"] == [0, 1, 4]
+    checks = [r for r in rows if r["kind"] == "gradient_check"]
+    assert [r["step"] for r in checks] == [0, 2, 4]
+    assert all(r["ok"] for r in checks), checks
+    for row in rows:
+        if row["kind"] == "measurement":
+            total = row["noise"]["total"]
+            layers = row["noise"]["layers"].values()
+            assert total["S"] == pytest.approx(sum(x["S"] for x in layers), rel=1e-4)
+            assert total["batch_variance"] == pytest.approx(total["S"] / 8)
+            assert set(row["metrics"]) == {"train", "test"}
+    assert summary(folder)["outcome"] == "completed"
+    assert str(folder / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["line", "bare", "stream"])
+def test_study_of_a_users_problem(name, tmp_path):
+    run("study", f"problems:{name}", *QUICK, "--out", tmp_path)
+    rows = list(read_rows(tmp_path / name / "metrics.jsonl"))
+    checks = [r for r in rows if r["kind"] == "gradient_check"]
+    measured = [r for r in rows if r["kind"] == "measurement"]
+    if name == "line":
+        assert all(r["ok"] for r in checks)
+        assert list(measured[0]["noise"]["layers"]) == ["all"]
+        assert set(measured[0]["metrics"]["test"]) == {"loss", "absolute error"}
+    else:
+        assert "`reference`" in checks[0]["missing"]
+        assert "no reference to compare with" in (tmp_path / name / "report.html").read_text()
+
+
+def test_several_seeds(tmp_path):
+    run("study", "problems:line", *QUICK, "--out", tmp_path, "--seeds", 3, 4)
+    final = summary(tmp_path / "line")["final"]["train loss"]
+    assert final["mean"] == pytest.approx(np.mean(final["per_seed"]))
+    assert final["spread"] == pytest.approx(np.std(final["per_seed"], ddof=1))
+    assert {r["seed"] for r in read_rows(tmp_path / "line/metrics.jsonl")} == {3, 4}
+
+
+def test_the_same_command_ends_with_the_same_files(tmp_path):
+    for place in ("a", "b"):
+        run("study", "problems:line", *QUICK, "--out", tmp_path / place)
+    rows = [(tmp_path / place / "line/metrics.jsonl").read_text() for place in ("a", "b")]
+    assert rows[0] == rows[1]
+    before = (tmp_path / "a/line/summary.json").stat().st_mtime_ns
+    run("study", "problems:line", *QUICK, "--out", tmp_path / "a")
+    assert (tmp_path / "a/line/summary.json").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused_until_overwritten(tmp_path, capsys):
+    base = ["train", "problems:line", "--batch-size", 8, "--out", tmp_path]
+    run(*base, "--steps", 3)
+    run(*base, "--steps", 5, "--seed", 2, status=2)
+    error = capsys.readouterr().err
+    assert "steps: 3 there, 5 now" in error
+    assert "seeds: [0] there, [2] now" in error
+    assert "--overwrite" in error
+    run(*base, "--steps", 5, "--overwrite")
+    assert summary(tmp_path / "line")["steps"] == 5
+
+
+def test_overwrite_never_removes_a_folder_that_is_no_run(tmp_path, capsys):
+    (tmp_path / "line").mkdir()
+    (tmp_path / "line/thesis.tex").write_text("years of work")
+    run("train", "problems:line", *TRAIN, "--out", tmp_path, "--overwrite", status=2)
+    assert "holds no run" in capsys.readouterr().err
+    assert (tmp_path / "line/thesis.tex").read_text() == "years of work"
+
+
+def test_changed_data_are_refused(tmp_path, capsys, small_text):
+    base = ["train", "--model", "lstm", "--data", small_text, "--length", 8, *TRAIN]
+    run(*base, "--out", tmp_path / "runs")
+    (tmp_path / "runs/small-lstm/summary.json").unlink()
+    small_text.write_text(small_text.read_text().replace("fox", "cat"))
+    run(*base, "--out", tmp_path / "runs", status=2)
+    assert "the data: its hash is not that of metadata.json" in capsys.readouterr().err
+
+
+def test_loss_that_becomes_nan(tmp_path, capsys):
+    options = ["--optimizer", "sgd", "--learning-rate", "1e18", "--steps", 30]
+    run("study", *options, "--measure-examples", 8, "--out", tmp_path, status=2)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "at step" in error
+    assert "lower --learning-rate" in error
+    folder = tmp_path / "digits-mlp"
+    assert summary(folder)["outcome"].startswith("stopped: the loss is")
+    rows = list(read_rows(folder / "metrics.jsonl"))
+    assert rows[-1]["loss"] is None
+    assert (folder / "report.html").read_text().rstrip().endswith("</html>")
+
+
+def arrays(**changes):
+    rng = np.random.default_rng(0)
+    good = {"x": rng.normal(size=(20, 4)), "y": np.arange(20) % 3}
+    return {k: v for k, v in {**good, **changes}.items() if v is not None}
+
+
+def truncated(path):
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[:200])
+
+
+# name -> (what to write to data.npz, options, what the one line on standard error says)
+REFUSALS = {
+    "unknown model": (None, ["--model", "resnet"], "unknown 'resnet'; expected one of mlp"),
+    "unknown optimizer": (None, ["--optimizer", "adamm"], "unknown 'adamm'; expected one of"),
+    "unknown data": (None, ["--data", "mnist"], "unknown data 'mnist'"),
+    "learning rate": (None, ["--learning-rate", "0"], "--learning-rate must be a positive number"),
+    "learning rate NaN": (None, ["--learning-rate", "nan"], "--learning-rate must be a positive"),
+    "no steps": (None, ["--steps", "0"], "--steps must be at least 1, got 0"),
+    "negative seed": (None, ["--seed", "-1"], "seeds must not be negative"),
+    "equal seeds": (None, ["--seeds", "1", "1"], "--seeds must differ"),
+    "name with a slash": (None, ["--name", "a/b"], "--name must be a plain folder name"),
+    "missing file": (None, ["--data", "nowhere.npz"], "nowhere.npz"),
+    "truncated": (truncated, [], "data.npz"),
+    "pickled": (arrays(x=np.array([{}] * 20, object)), [], "data.npz"),
+    "NaN": (arrays(x=np.full((20, 4), np.nan)), [], "NaN"),
+    "inf": (arrays(x=np.full((20, 4), np.inf)), [], "inf"),
+    "strings": (arrays(x=np.full((20, 4), "a")), [], "data.npz"),
+    "unequal lengths": (arrays(y=np.arange(19) % 3), [], "19"),
+    "negative labels": (arrays(y=np.arange(20) % 3 - 1), [], "negative"),
+    "no labels": (arrays(y=None), [], "data.npz"),
+    "batch larger than data": (arrays(), ["--batch-size", "99"], "--batch-size 99 is larger"),
+    "convnet without images": (arrays(), ["--model", "convnet"], "needs images"),
+    "text for a convnet": (None, ["--model", "convnet", "--data", "text"], "does not fit"),
+    "digits for an lstm": (None, ["--model", "lstm", "--data", "digits"], "does not fit"),
+    "unwritable": (None, ["--out", "blocked/runs"], "cannot write to blocked/runs"),
+    "no such module": (None, ["--model", "nowhere:problem"], "cannot import"),
+    "no such problem": (None, ["--model", "problems:nothing"], "named 'nothing' in problems"),
+    "not a problem": (None, ["--model", "problems:not_a_problem"], "got int"),
+    "problem and data": (None, ["--model", "problems:line", "--data", "digits"], "own data"),
+    "seeds of fixed parameters": (
+        None,
+        ["--model", "problems:bare", "--seeds", "0", "1"],
+        "several seeds need `Problem.params` to be a function",
+    ),
+    "loss that does not fit the data": (
+        None,
+        ["--model", "problems:misfit", "--batch-size", "8"],
+        "problems:misfit: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["study", "train"])
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals(name, command, tmp_path, monkeypatch, capsys):
+    data, options, message = REFUSALS[name]
+    monkeypatch.chdir(tmp_path)
+    Path("blocked").write_text("a file where a folder should be")
+    if callable(data):
+        data(Path("data.npz"))
+    elif data is not None:
+        np.savez("data.npz", **data)
+    if data is not None:
+        options = [*options, "--data", "data.npz"]
+    before = sorted(os.listdir())
+    run(command, *options, status=2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("funcbackprop: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.full)])
+def test_killed_at_any_moment_and_started_again(kills, tmp_path):
+    """SIGKILL at random moments; the end is bit-identical to a run that was left alone."""
+    options = ["--steps", "300", "--batch-size", "8", "--measurements", "4"]
+    script = [sys.executable, "-m", "funcbackprop.cli", "study", "problems:line", *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+
+    def start(place):
+        return subprocess.Popen(
+            [*script, "--out", str(tmp_path / place)],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+        )
+
+    began = time.monotonic()
+    assert start("whole").wait(timeout=120) == 0
+    needed = time.monotonic() - began
+    killed = 0
+    for fraction in np.random.default_rng(0).uniform(0.3, 1.0, kills):
+        process = start("killed")
+        time.sleep(fraction * needed)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait(timeout=60)
+    assert start("killed").wait(timeout=120) == 0
+    assert killed > 0
+    whole, again = tmp_path / "whole/line", tmp_path / "killed/line"
+    assert (whole / "metrics.jsonl").read_text() == (again / "metrics.jsonl").read_text()
+    assert final_parameters(whole) == final_parameters(again)
+    assert not [f for f in again.rglob("*") if f.name.startswith(".") or "tmp" in f.name]
+
+
+def final_parameters(folder):
+    import jax
+    import optax
+    import problems
+
+    from funcbackprop.training import Checkpoints, init_state
+
+    like = init_state(problems.init(jax.random.key(0)), optax.sgd(0.1), 0)
+    checkpoint = Checkpoints(folder / "checkpoints/seed-0")
+    state = checkpoint.restore(like)
+    checkpoint.close()
+    assert int(state.step) == 300
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(state.params)]
