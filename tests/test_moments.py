@@ -143,6 +143,18 @@ def test_negative_gradient_norm_is_reported_and_the_scale_is_unbounded():
     assert m.to_dict()["noise_scale"] is None
 
 
+def test_printing_inside_jit_says_that_there_are_no_numbers_yet():
+    printed = []
+
+    @jax.jit
+    def f(g):
+        printed.append(str(moments(g.mean(0), jnp.sum(g**2, 1))))
+        return g
+
+    f(jnp.ones((3, 2)))
+    assert printed == ["Moments(traced)"]
+
+
 ERRORS = {
     "no spread": ({}, "the spread of the gradients is needed"),
     "no count": ({"variance": jnp.ones(2)}, "pass `weights` too"),

@@ -69,9 +69,10 @@ class Moments(NamedTuple):
         return {**numbers, "status": STATUS[int(self.status)][0]}
 
     def __str__(self):
-        if any(isinstance(x, jax.core.Tracer) for x in self[:6]):
+        try:
+            text = "  ".join(f"{name} {float(getattr(self, name)):.4g}" for name in _NUMBERS)
+        except jax.errors.ConcretizationTypeError:
             return "Moments(traced)"
-        text = "  ".join(f"{name} {float(getattr(self, name)):.4g}" for name in _NUMBERS)
         return f"{text}  status: {STATUS[int(self.status)][0]}"
 
 
