@@ -44,15 +44,19 @@ def definition(loss, params, batch, weights):
         def rows(x):
             return x.reshape(n, -1).sum(1)
 
+        def spread_size(v):
+            """A squared deviation carries the rounding eps m of the gradient: twice eps sqrt(v) m,
+            and (eps m)^2, for which 1e-6 m^2 is room enough."""
+            return (np.sqrt(v) + 1e-6 * size) * size
+
         values = {
             "mean": (mean, size),
             "second_moment": ((w * np.abs(g) ** 2).sum(0) / total, size**2),
-            # A variance carries the rounding of the gradients: 8 eps sqrt(V) m.
-            "variance": (variance, np.sqrt(np.nan_to_num(variance).max(initial=0.0)) * size),
+            "variance": (variance, spread_size(np.nan_to_num(variance).max(initial=0.0))),
             "per_example": (g, size),
             "sq_norms": (rows(np.abs(g) ** 2), size**2),
             "inner": (rows((g * mean.conj()).real), rows(np.abs(g * mean)).max(initial=0.0)),
-            "sq_deviations": (rows(deviations), np.sqrt(rows(deviations).max()) * size),
+            "sq_deviations": (rows(deviations), spread_size(rows(deviations).max())),
         }
         return values
 
