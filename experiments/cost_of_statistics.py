@@ -1,4 +1,4 @@
-"""Cost of per-example statistics beside the plain gradient: `python experiments/cost_of_statistics.py`.
+"""Cost of per-example statistics by definition: `python experiments/cost_of_statistics.py`.
 
 Prints the paired median ratio of times (calls interleaved in one process) and the ratio of XLA's
 temporary memory, for `gradient_statistics(method="materialize")` against `jax.value_and_grad` of

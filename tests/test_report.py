@@ -215,7 +215,7 @@ SENTENCES = {
     "diverged": ["stopped because loss is nan at step 37", "of step 37 was not finite"],
     "differs": ["2 of 6 leaves were not found to agree", "(not finite)", "trust no other number"],
     "deep": ["In 1 of 30 layers it was not above zero", "the largest share of 30 layers"],
-    "once": ["Measured once, at step 0", "was measured at step 0 only"],
+    "once": ["Measured once, at step 0", "Measured once, at step 0: train loss"],
 }
 
 
@@ -296,7 +296,7 @@ def test_terminal_table_names_what_is_wrong(written):
     deep = report.table(written("deep")[0])
     assert "24 of 30 layers" in deep
     assert "…block_00" in deep
-    assert "gradient n" in deep
+    assert "|G|² ≤ 0" in deep
 
 
 def test_a_second_report_replaces_the_first(tmp_path):
@@ -369,12 +369,46 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_estimates_that_a_log_axis_cannot_hold_are_named_in_the_legend():
     curve = {0: ([0, 1, 2], [2.0, -1.0, None])}
     figure = figures.gradient_noise({0: ([0, 1, 2], [5.0, 5.0, 5.0])}, curve)
-    (legend,) = [ax.get_legend() for ax in figure.axes]
-    assert "|G|² estimated at or below 0" in [text.get_text() for text in legend.get_texts()]
-    figure = figures.noise_scale(curve, 64)
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "|G|²: at or below 0 or no estimate" in legend_of(figure)
+    names = legend_of(figures.noise_scale(curve, 64))
     assert "no finite estimate" in names
-    assert "batch size of the run: 64 examples" in names
+    assert "batch size: 64 examples" in names
+
+
+def legend_of(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_every_metric_has_a_panel():
+    one = {0: ([0, 10, 100], [1.0, 0.5, 0.2])}
+    measured = {name: {"test": one} for name in ("loss", "a", "b", "c", "d", "e")}
+    figure = figures.learning_curves(one, measured)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["Loss", "A", "B", "C", "D", "E"]
+
+
+def test_several_seeds_have_one_line_for_each_compared_step(written):
+    lines = report.table(written("seeds")[0]).splitlines()
+    steps = [line for line in lines if line.startswith("  step")]
+    assert len(steps) == 2
+    assert all("18 of 18 leaves agree over 3 seeds" in line for line in steps)
+
+
+def test_a_loss_that_grows_everywhere_is_not_called_overfitting(tmp_path):
+    folder = make_run(tmp_path / "worse", steps=20, noise=False, check=False)
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        for values in row.get("metrics", {}).values():
+            values["loss"] = 2.0 + row["step"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "test loss was lowest" not in report.write(folder).read_text(encoding="utf-8")
+
+
+def test_what_is_missing_is_said_once(written):
+    page = written("train")[1]
+    assert page.text.count("Per-example gradients were not measured") == 1
 
 
 def test_every_figure_has_a_title_and_labelled_axes():

@@ -7,10 +7,11 @@ from .run import Run, metrics
 def subtitle(run: Run) -> str:
     """How the run ended, and its size, in one line."""
     seeds = run.summary.get("seeds") or run.seeds
-    steps = run.summary.get("steps", max((row["step"] for row in run.steps), default=0))
+    done = max((row["step"] for row in run.steps), default=0)
+    planned = run.summary.get("steps", done)
     parts = [
         run.summary.get("outcome", "not finished"),
-        f"{steps:,} updates",
+        f"{done:,} updates" if done == planned else f"{done:,} of {planned:,} updates",
         f"batch of {run.batch_size:,}" if run.batch_size else "",
         f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}" if seeds else "",
         f"{run.summary['seconds']:.1f} s" if run.summary.get("seconds") is not None else "",
@@ -64,11 +65,19 @@ def _mean(entries, key):
     return sum(known) / len(known) if known else None
 
 
+def short_status(entry: dict) -> str:
+    """The status of one estimate, in few characters."""
+    status = entry.get("status", "")
+    return "|G|² ≤ 0" if status == "gradient not above zero" else status
+
+
 def _status(entries):
-    found = [entry.get("status", "") for entry in entries]
+    """One status for several seeds: what is not "ok", and how often."""
+    found = [short_status(entry) for entry in entries]
     if len(set(found)) <= 1:
         return "".join(found[:1])
-    return "; ".join(f"{found.count(x)} of {len(found)} {x}" for x in dict.fromkeys(found))
+    bad = dict.fromkeys(status for status in found if status != "ok")
+    return "; ".join(f"{x} in {found.count(x)} of {len(found)}" for x in bad)
 
 
 def noise_everywhere(run: Run) -> tuple[str, list, list]:
@@ -84,7 +93,8 @@ def noise_everywhere(run: Run) -> tuple[str, list, list]:
                 _status([total]),
             ]
         )
-    return "Every measurement", rows, ["seed", "step", *_NOISE_COLUMNS.values(), "status"]
+    title = "Gradient noise at every measurement"
+    return title, rows, ["seed", "step", *_NOISE_COLUMNS.values(), "status"]
 
 
 def metrics_everywhere(run: Run) -> tuple[str, list, list]:
@@ -94,7 +104,8 @@ def metrics_everywhere(run: Run) -> tuple[str, list, list]:
         [r["seed"], r["step"], *((r["metrics"].get(s) or {}).get(name) for s, name in columns)]
         for r in run.measurements
     ]
-    return "Every measurement", rows, ["seed", "step", *(f"{s} {name}" for s, name in columns)]
+    headers = ["seed", "step", *(f"{s} {name}" for s, name in columns)]
+    return "Loss and metrics at every measurement", rows, headers
 
 
 def checked_leaves(run: Run) -> tuple[str, list, list]:
@@ -113,7 +124,7 @@ def checked_leaves(run: Run) -> tuple[str, list, list]:
         for leaf in row.get("leaves", ())
     ]
     headers = ["seed", "step", "leaf", "verdict", "relative error", "cosine error", "worst element"]
-    return "Every leaf", rows, headers
+    return "Every comparison", rows, headers
 
 
 def flat(tree: dict, prefix: str = "") -> tuple[list, list]:

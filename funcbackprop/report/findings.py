@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import figures
 from ..tables import number
+from .cells import short_status
 from .run import Run, metrics, noise
 
 # Ratios that count as a change, and as well above or below the batch size.
@@ -36,19 +37,15 @@ def _ends(curve):
 
 def learning(run: Run) -> list[str]:
     """From where to where the loss and the accuracy went, and whether the test loss turned."""
-    sentences, measured = [], metrics(run)
-    for name in ("loss", "accuracy"):
-        parts = [_from_to(s, name, curve) for s, curve in measured.get(name, {}).items()]
-        parts = [part for part in parts if part]
-        if parts:
-            sentences.append(f"The {'; the '.join(parts)}.")
+    measured = metrics(run)
+    sentences = _from_to(measured)
     if not measured and run.steps:
         seen = [row["loss"] for row in run.steps if row["loss"] is not None]
         if seen:
             sentences.append(
                 f"The loss of a mini-batch went from {number(seen[0])} to {number(seen[-1])}."
             )
-    return [*sentences, *_turned(measured.get("loss", {}).get("test")), *_not_finite(run)]
+    return [*sentences, *_turned(measured.get("loss", {})), *_not_finite(run)]
 
 
 def _not_finite(run):
@@ -65,26 +62,35 @@ def _not_finite(run):
     ]
 
 
-def _from_to(split, name, curve):
-    ends = _ends(curve)
-    if ends is None:
-        return None
-    (first, a), (step, b) = ends
-    if first == step:
-        return f"{split} {name} was measured at step {step:,} only: {_metric(name, b)}"
-    return f"{split} {name} went from {_metric(name, a)} to {_metric(name, b)} at step {step:,}"
+def _from_to(measured):
+    """One sentence for all losses and accuracies that were measured between the same steps."""
+    found = {}
+    for name in ("loss", "accuracy"):
+        for split, curve in measured.get(name, {}).items():
+            if (ends := _ends(curve)) is not None:
+                (first, a), (last, b) = ends
+                change = "" if first == last else f"{_metric(name, a)} to "
+                part = f"{split} {name} {change}{_metric(name, b)}"
+                found.setdefault((first, last), []).append(part)
+    return [
+        (f"Measured once, at step {a:,}: " if a == b else f"From step {a:,} to {b:,}: ")
+        + f"{', '.join(parts)}."
+        for (a, b), parts in found.items()
+    ]
 
 
 def _metric(name, value):
     return f"{100 * value:.1f} %" if name == "accuracy" else number(value)
 
 
-def _turned(test):
-    if test is None or (ends := _ends(test)) is None:
+def _turned(losses):
+    """Whether the test loss rose at the end while the train loss fell on."""
+    if not {"train", "test"} <= set(losses) or _ends(losses["test"]) is None:
         return []
-    b = figures.band(test)
+    b, train = (figures.band(losses[split]) for split in ("test", "train"))
     k = int(np.nanargmin(b.mean))
-    if not 0 < b.mean[k] * _TURNED < ends[1][1]:
+    rose = 0 < b.mean[k] * _TURNED < b.mean[-1]
+    if not (rose and train.mean[-1] < train.mean[np.searchsorted(train.steps, b.steps[k])]):
         return []
     return [
         f"The test loss was lowest at the measurement of step {int(b.steps[k]):,} "
@@ -109,17 +115,18 @@ def gradient_noise(run: Run) -> list[str]:
                 f"From step {first:,} to {end:,}, S went from {number(a)} to {number(b)} and |G|² "
                 f"from {number(c)} to {number(d)}."
             )
-    return [*sentences, *_not_positive(figures.band(sq))]
+    return [*sentences, *_not_positive(run, figures.band(sq))]
 
 
-def _not_positive(b):
+def _not_positive(run, b):
     count, of = int(np.sum(b.mean <= 0)), len(b.mean)
+    examples = run.noisy[-1].get("examples") if run.noisy else None
+    these = f"the {examples:,} examples measured" if examples else "the examples measured"
     if not count:
         return []
     return [
-        f"At {count} of {of} measured steps the estimate of |G|² was not above zero: the mean "
-        "gradient was too small to be told from zero with these examples. More examples per "
-        "measurement would tell."
+        f"At {count} of {of} measured steps the estimate of |G|² was not above zero: with {these} "
+        "the mean gradient cannot be told from zero."
     ]
 
 
@@ -129,7 +136,9 @@ def noise_scale(run: Run) -> list[str]:
     ends, batch = _ends(curve), run.batch_size
     sentences = []
     if ends is not None:
-        sentences.append(_scale_trend(*ends, batch, len(curve)))
+        # A run that ended without finite gradients needs no advice on its batch size.
+        finite = last(noise(run, "S")) is not None
+        sentences.append(_scale_trend(*ends, batch if finite else None, len(curve)))
     b = figures.band(curve)
     if b.missing.any():
         sentences.append(_scale_missing(run, b))
@@ -176,7 +185,7 @@ def _examples(x):
 
 
 def _scale_missing(run, b):
-    reasons = {row["noise"]["total"].get("status", "") for row in run.noisy} - {"ok", ""}
+    reasons = {short_status(row["noise"]["total"]) for row in run.noisy} - {"ok", ""}
     steps = [int(step) for step in b.steps[b.missing]]
     where = (
         f"step {steps[0]:,}"
@@ -185,13 +194,17 @@ def _scale_missing(run, b):
     )
     why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
     some = " for at least one seed" if len(run.seeds) > 1 else ""
-    return f"At {where} there was no finite estimate{some}{why}: hollow arrows at the upper edge."
+    return (
+        f"At {where} there was no finite estimate{some}{why}: hollow triangles at the upper edge."
+    )
 
 
 def by_layer(run: Run) -> list[str]:
     """The layer with most of the variance at the end, and those of best and worst signal."""
     variance = {name: last(noise(run, "batch_variance", name)) for name in run.layers}
     variance = {name: x for name, x in variance.items() if x is not None}
+    if not variance:
+        return ["At the last measurement no layer had a finite estimate."]
     whole = math.fsum(variance.values())
     sentences = []
     if len(variance) > 1 and whole > 0:
@@ -207,16 +220,20 @@ def by_layer(run: Run) -> list[str]:
 def _signal_by_layer(ratio):
     if len(ratio) < 2:
         return []
-    low, high = (pick(ratio, key=lambda name: ratio[name]) for pick in (min, max))
     below = sum(x <= 0 for x in ratio.values())
+    if below == len(ratio):
+        return [
+            "In no layer was the estimate of |G|² above zero: no signal could be told from noise."
+        ]
+    low, high = (pick(ratio, key=lambda name: ratio[name]) for pick in (min, max))
     sentences = [
         f"The signal to noise of one batch ranged from {number(ratio[low])} ({low}) to "
         f"{number(ratio[high])} ({high})."
     ]
     if below:
         sentences.append(
-            f"In {below} of {len(ratio)} layers it was not above zero: no signal could be told "
-            "from the noise there."
+            f"In {below} of {len(ratio)} layers it was not above zero: there, no signal could be "
+            "told from noise."
         )
     return sentences
 

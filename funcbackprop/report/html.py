@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import figures, tables
 from . import cells, findings
+from .glossary import GLOSSARY
 from .run import Run, curve, metrics, noise, read
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Part(NamedTuple):
       meaning: what the figure shows in general.
       draw: the figure.
       findings: sentences about this run.
-      missing: what would give the figure, if its ingredient is not there; empty otherwise.
+      missing: what would give the part, if its ingredient is not there; empty otherwise.
       details: title and (rows, headers) of the table that can be opened below.
     """
 
@@ -65,8 +66,9 @@ def write(folder: str | os.PathLike) -> Path:
         stopped=_stopped(run),
         cards=_cards(run),
         final=_html(*cells.final(run), digits=4),
-        parts=[_part(run, part) for part in _PARTS],
-        glossary=_GLOSSARY,
+        parts=[_part(run, part) for part in _PARTS if not part.missing(run)],
+        absent=_absent(run),
+        glossary=GLOSSARY,
         config=_html(*cells.flat(run.config)),
         environment=_html(*cells.flat(run.metadata)),
     )
@@ -142,13 +144,23 @@ def _draw_scale(run):
 
 
 def _draw_layers(run):
-    keys = ("batch_variance", "signal_to_noise")
-    return figures.layer_variance(*({x: noise(run, key, x) for x in run.layers} for key in keys))
+    names = dict(zip(run.layers, tables.labels(run.layers, 30), strict=True))
+    variance, ratio = (
+        {short: noise(run, key, name) for name, short in names.items()}
+        for key in ("batch_variance", "signal_to_noise")
+    )
+    return figures.layer_variance(variance, ratio)
 
 
 def _draw_check(run):
     done = [row for row in run.checks if "leaves" in row]
-    leaves = [{**leaf, "step": row["step"]} for row in done for leaf in row["leaves"]]
+    paths = list(dict.fromkeys(leaf["leaf"] for row in done for leaf in row["leaves"]))
+    names = dict(zip(paths, tables.labels(paths, 44), strict=True))
+    leaves = [
+        {**leaf, "leaf": names[leaf["leaf"]], "step": row["step"]}
+        for row in done
+        for leaf in row["leaves"]
+    ]
     return figures.gradient_check(leaves, done[0].get("tolerance"))
 
 
@@ -168,20 +180,30 @@ _PARTS = (
         "learning",
         "Learning",
         "Light: the loss of each mini-batch before its update; blue: its mean over the steps "
-        "within 10 % of each step. Marked lines: loss and metrics over many examples at the "
-        "measured steps. A test line that leaves the train line shows "
-        "what was learned about the training examples only.",
+        "within 10 % of each step. Marked lines: means over the training and the test set at the "
+        "measured steps. Where the test line leaves the train line, what is learned holds for the "
+        "training examples only.",
         _draw_learning,
         findings.learning,
         _no_learning,
         cells.metrics_everywhere,
     ),
     Part(
+        "gradient_check",
+        "Gradient check",
+        "Each mark is one parameter leaf at one step (of one seed): JAX's gradient of the loss "
+        "against the reference. Left of the dashed line they agree within the tolerance.",
+        _draw_check,
+        findings.check,
+        cells.no_check,
+        cells.checked_leaves,
+    ),
+    Part(
         "gradient_noise",
         "Gradient noise",
-        "S is how much the gradients of single examples differ from one another, |G|² how large "
-        "their common part is. The further S lies above |G|², the more examples must be averaged "
-        "before the common direction can be seen.",
+        "S is the variance of one example's gradient, |G|² the squared norm of the mean gradient. "
+        "The further S lies above |G|², the more examples must be averaged before the mean "
+        "gradient stands out from the noise.",
         _draw_noise,
         findings.gradient_noise,
         cells.no_noise,
@@ -190,8 +212,8 @@ _PARTS = (
     Part(
         "noise_scale",
         "Noise scale against the batch size",
-        "The noise scale S/|G|² is the batch at which noise and signal are equal. Below the dashed "
-        "line a batch sees mostly signal; above it, mostly noise.",
+        "The noise scale S/|G|² is the batch size at which noise and signal are equal. Where it "
+        "lies below the dashed line a mini-batch gradient is mostly signal; above, mostly noise.",
         _draw_scale,
         findings.noise_scale,
         cells.no_noise,
@@ -199,85 +221,45 @@ _PARTS = (
     ),
     Part(
         "layers",
-        "By layer",
+        "Gradient noise by layer",
         "Left: the variance of the mini-batch gradient, summed over a layer's parameters, so that "
-        "large layers tend to have more. Right: how far the layer's mean gradient stands above "
-        "that noise; at 1 they are equal.",
+        "large layers tend to have more. Right: the layer's |G|² divided by that variance; at 1 "
+        "signal and noise are equal.",
         _draw_layers,
         findings.by_layer,
         _no_layers,
         lambda run: cells.noise_at_end(run) if run.noisy else ("", [], []),
-    ),
-    Part(
-        "gradient_check",
-        "Is the gradient right?",
-        "Each mark is one parameter leaf at one step: JAX's gradient of the loss against the "
-        "reference. Marks left of the dashed line agree within the tolerance.",
-        _draw_check,
-        findings.check,
-        cells.no_check,
-        cells.checked_leaves,
-    ),
-)
-
-_GLOSSARY = (
-    (
-        "S = tr Σ",
-        "The variance of one example's gradient, summed over all parameters. Unit: squared "
-        "gradient, loss² / parameter².",
-    ),
-    (
-        "|G|²",
-        "The squared norm of the mean gradient, estimated without bias: the part that noise adds "
-        "is subtracted. Near zero the estimate may be negative; it is shown as it is. Unit: as S.",
-    ),
-    (
-        "Noise scale",
-        "B_simple = S / |G|², in examples: the batch size at which the variance of the batch "
-        "gradient equals its squared mean (McCandlish, Kaplan and Amodei 2018, arXiv:1812.06162). "
-        "Without a finite value where |G|² is not above zero.",
-    ),
-    (
-        "Mini-batch variance",
-        "S/B: the variance of the mean gradient of B examples drawn independently.",
-    ),
-    (
-        "Signal to noise",
-        "B |G|² / S: the batch size divided by the noise scale. 1 means equal parts. A pure "
-        "number.",
-    ),
-    (
-        "Relative error",
-        "The largest difference between two gradients of a leaf, divided by the largest magnitude "
-        "that it is compared with. The verdict of a leaf also weighs the size of the terms that "
-        "were added to form an element.",
-    ),
-    (
-        "Several seeds",
-        "Lines are means over seeds and bands reach from the smallest to the largest; the standard "
-        "deviation is that of the sample (n - 1). The mean noise scale is that of the finite "
-        "estimates.",
     ),
 )
 
 
 def _part(run, part):
     """What the template needs for one part; its figure is drawn and saved on the way."""
-    path = run.folder / "plots" / f"{part.key}.png"
-    missing = part.missing(run)
-    shown = {"key": part.key, "title": part.title, "missing": missing}
-    if missing:
-        path.unlink(missing_ok=True)
-        return shown
-    png = figures.save(part.draw(run), path).read_bytes()
+    png = figures.save(part.draw(run), _plot(run, part)).read_bytes()
     title, rows, headers = part.details(run)
-    return shown | {
+    return {
+        "key": part.key,
+        "title": part.title,
         "meaning": part.meaning,
         "findings": part.findings(run),
         "image": base64.b64encode(png).decode("ascii"),
         "width": round(struct.unpack(">I", png[16:20])[0] * _PIXELS),  # from the PNG's header
         "details": (title, _html(rows, headers)) if rows else None,
     }
+
+
+def _absent(run):
+    """(titles, what would give them) of the parts without data; figures of an earlier report go."""
+    titles = {}
+    for part in _PARTS:
+        if text := part.missing(run):
+            titles.setdefault(text, []).append(part.title)
+            _plot(run, part).unlink(missing_ok=True)
+    return [(", ".join(some), text) for text, some in titles.items()]
+
+
+def _plot(run, part):
+    return run.folder / "plots" / f"{part.key}.png"
 
 
 def _html(rows, headers, digits=3):

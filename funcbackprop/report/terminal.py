@@ -6,9 +6,13 @@ from .. import tables
 from . import cells
 from .run import read
 
+_MOST_LAYERS = 24
+_MOST_LEAVES = 10
+_NAMES = 36  # what the columns of numbers leave of 100 characters for layer and status
+
 
 def table(folder: str | os.PathLike) -> str:
-    """The text printed at the end of a run: final metrics, noise by layer, check, report's path.
+    """The text printed at the end of a run: final metrics, check, noise by layer, report's path.
 
     Raises:
       FileNotFoundError, ValueError: as `write`.
@@ -18,8 +22,8 @@ def table(folder: str | os.PathLike) -> str:
     rows, headers = cells.final(run)
     if rows:
         blocks.append(tables.text(rows, headers, digits=4))
-    blocks.append(_noise_text(run))
     blocks.append("\n".join(["Gradient check", *_check_lines(run)]))
+    blocks.append(_noise_text(run))
     blocks.append(f"Report: {run.folder / run.summary.get('report', 'report.html')}")
     return "\n\n".join(blocks)
 
@@ -32,36 +36,50 @@ def _noise_text(run):
         kept = sorted(rows[1:], key=lambda row: -(row[1] or 0))[:_MOST_LAYERS]
         title += f", the {_MOST_LAYERS} of {len(rows) - 1} layers with the largest S"
         rows = [rows[0], *(row for row in rows[1:] if row in kept)]
+    width = _NAMES
     if all(row[-1] == "ok" for row in rows):
-        rows, headers, width = [row[:-1] for row in rows], headers[:-1], 36
+        rows, headers = [row[:-1] for row in rows], headers[:-1]
     else:
-        width = 18  # what the other columns leave of 100 characters
-    names = [rows[0][0], *tables.labels([row[0] for row in rows[1:]], width)]
+        width -= 2 + max(len("status  "), *(len(row[-1]) for row in rows))
+    names = [rows[0][0], *tables.labels([row[0] for row in rows[1:]], max(width, 16))]
     rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
-    return tables.text(rows, headers, title)
+    return f"{tables.text(rows, headers, title)}\n{_legend(run)}"
+
+
+def _legend(run):
+    return (
+        f"S/B is the variance of the gradient of a mini-batch of B = {run.batch_size:,}, "
+        "signal/noise is |G|²/(S/B),\nnoise scale is S/|G|² in examples."
+    )
 
 
 def _check_lines(run):
-    lines = []
+    """One line for each step, over all seeds, and the leaves that do not agree."""
+    rows_of = {}
     for row in run.checks:
-        where = f"  step {row['step']:,}" + (f", seed {row['seed']}" if len(run.seeds) > 1 else "")
-        if "leaves" not in row:
-            lines.append(f"{where}: not made. {row.get('missing', '')}".rstrip())
-            continue
-        lines.append(f"{where}: {_verdicts(row)}")
-        wrong = [leaf for leaf in row["leaves"] if leaf["verdict"] != "agrees"]
-        lines += [f"    {leaf['leaf']}: {leaf['verdict']}" for leaf in wrong[:10]]
-        lines += [f"    and {len(wrong) - 10} more"] if len(wrong) > 10 else []
-    return lines or [f"  {cells.no_check(run)}"]
+        if "leaves" in row:
+            rows_of.setdefault(row["step"], []).append(row)
+    lines = [line for step, rows in rows_of.items() for line in _at_step(step, rows)]
+    missing = dict.fromkeys(row.get("missing", "") for row in run.checks if "leaves" not in row)
+    if lines:
+        return [*lines, *(f"  not made everywhere. {text}" for text in missing)]
+    return [f"  {cells.no_check(run)}"]
 
 
-def _verdicts(row):
-    leaves = row["leaves"]
-    agree = sum(leaf["verdict"] == "agrees" for leaf in leaves)
-    errors = [x["relative_error"] for x in leaves if x["relative_error"] is not None]
+def _at_step(step, rows):
+    leaves = [(row["seed"], leaf) for row in rows for leaf in row["leaves"]]
+    agree = sum(leaf["verdict"] == "agrees" for _, leaf in leaves)
+    errors = [x["relative_error"] for _, x in leaves if x["relative_error"] is not None]
     largest = f"largest relative error {tables.number(max(errors))}, " if errors else ""
-    tolerance = f"tolerance {tables.number(row.get('tolerance'))}"
-    return f"{agree} of {len(leaves)} leaves agree ({largest}{tolerance})"
-
-
-_MOST_LAYERS = 24  # layers in the terminal table
+    tolerance = f"tolerance {tables.number(rows[0].get('tolerance'))}"
+    seeds = f" over {len(rows)} seeds" if len(rows) > 1 else ""
+    lines = [
+        f"  step {step:,}: {agree} of {len(leaves)} leaves agree{seeds} ({largest}{tolerance})"
+    ]
+    wrong = [
+        f"    {x['leaf']}: {x['verdict']}" + (f", seed {seed}" if seeds else "")
+        for seed, x in leaves
+        if x["verdict"] != "agrees"
+    ]
+    more = [f"    and {len(wrong) - _MOST_LEAVES} more"] if len(wrong) > _MOST_LEAVES else []
+    return [*lines, *wrong[:_MOST_LEAVES], *more]

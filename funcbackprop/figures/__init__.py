@@ -1,0 +1,26 @@
+"""How figures look. Plain data in, a matplotlib figure out; no JAX and no pyplot state.
+
+A curve is a dict `seed -> (steps, values)`; None or NaN stands for a value that could not be had.
+Several seeds are drawn as their mean with a band from the smallest to the largest. What a log axis
+cannot hold is drawn as a hollow marker at the edge and named in the legend, never left out.
+"""
+
+from .bands import Band, Curve, band
+from .check import gradient_check
+from .layers import layer_variance
+from .learning import learning_curves
+from .noise import gradient_noise, noise_scale
+from .style import PALETTE, save
+
+__all__ = [
+    "PALETTE",
+    "Band",
+    "Curve",
+    "band",
+    "gradient_check",
+    "gradient_noise",
+    "layer_variance",
+    "learning_curves",
+    "noise_scale",
+    "save",
+]
