@@ -67,7 +67,10 @@ def test_text_reads_back_as_it_was_written(tmp_path):
     text = "".join(f"{i}: the quick brown fox, naïve 😀\n" for i in range(40))
     path.write_text(text, encoding="utf-8")
     d = data.load(path, length=9)
-    windows = np.concatenate([d.x, d.y[:, -1:]], axis=1)
+    train, test = (
+        np.concatenate([x, y[:, -1:]], axis=1) for x, y in ((d.x, d.y), (d.x_test, d.y_test))
+    )
+    windows = np.insert(train, np.arange(len(test)) * 9 + 9, test, axis=0)  # every tenth
     written = "".join(d.vocabulary[token] for token in windows.ravel())
     assert text.startswith(written)
     cut = len(text) - len(text) // 10

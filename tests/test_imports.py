@@ -34,6 +34,7 @@ RANKS = {
     "graph": 0,
     "tables": 0,
     "figures": 0,
+    "files": -1,
 }
 
 # The contents page and `python -m funcbackprop` stand above all rooms.

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import funcbackprop as fb
+from funcbackprop.files import write_text
 from funcbackprop.training import (
     Checkpoints,
     NonFiniteLoss,
@@ -22,7 +23,6 @@ from funcbackprop.training import (
     make_step,
     read_rows,
 )
-from funcbackprop.training.records import write_text
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 3)).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import tables
 from ..contract import Loss, checked_params, leaf_names, same_structure
+from ..files import json_safe
 from ..per_example import mean_gradient
 
 # Relative tolerance by dtype: about 84 unit roundoffs for float32, the rounding of sums of up to a
@@ -77,16 +78,7 @@ class GradientCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe; numbers that are not finite are None."""
-        leaves = [
-            {name: _json(value) for name, value in dataclasses.asdict(leaf).items()}
-            for leaf in self.leaves
-        ]
-        return {
-            "ok": self.ok,
-            "value": _json(self.value),
-            "reference_value": _json(self.reference_value),
-            "leaves": leaves,
-        }
+        return json_safe({"ok": self.ok, **dataclasses.asdict(self)})
 
     def __str__(self):
         rows = [
@@ -223,11 +215,3 @@ def _cosine_error(a, b) -> float:
     if not all(norms):
         return float(any(norms))
     return float(np.sum(np.abs(a / norms[0] - b / norms[1]) ** 2) / 2)
-
-
-def _json(value):
-    if isinstance(value, complex):
-        return [_json(value.real), _json(value.imag)]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return list(value) if isinstance(value, tuple) else value

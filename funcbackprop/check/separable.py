@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..contract import batch_size, checked_params, checked_weights, leaf_names, one_example
+from ..files import json_safe
 
 # Two programs for batches of another size add in another order; coupling is far larger than this.
 _TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -56,8 +57,8 @@ class Separability:
         return _EXPLANATION[self.verdict].format(mean=mean)
 
     def to_dict(self) -> dict[str, Any]:
-        error = self.error if np.isfinite(self.error) else None
-        return {**dataclasses.asdict(self), "error": error, "ok": self.ok}
+        """JSON-safe; an error that is not finite is None."""
+        return json_safe({"ok": self.ok, **dataclasses.asdict(self)})
 
     def __str__(self):
         return (

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..files import whole
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -109,11 +111,6 @@ def save(figure: "Figure", path: str | os.PathLike) -> Path:
       ValueError: matplotlib does not know the format.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        with _style():
-            figure.savefig(partial, format=path.suffix[1:] or "png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, _style():
+        figure.savefig(partial, format=path.suffix[1:] or "png")
     return path

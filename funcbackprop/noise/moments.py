@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..contract import checked_weights, same_structure
+from ..files import json_safe
 from ..per_example import total
 
 # code -> (name, sentence). The first code that applies, in the order of _status, is kept.
@@ -65,8 +65,8 @@ class Moments(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        numbers = {name: _json(getattr(self, name)) for name in _NUMBERS}
-        return {**numbers, "status": STATUS[int(self.status)][0]}
+        numbers = {name: float(getattr(self, name)) for name in _NUMBERS}
+        return {**json_safe(numbers), "status": STATUS[int(self.status)][0]}
 
     def __str__(self):
         try:
@@ -218,7 +218,3 @@ def _weights(given, mean, weights):
 def _sq_norm(x):
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return jnp.sum((x * jnp.conj(x)).real)
-
-
-def _json(x) -> float | None:
-    return float(x) if np.isfinite(x) else None

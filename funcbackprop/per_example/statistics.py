@@ -14,7 +14,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
 State = Any
 
 

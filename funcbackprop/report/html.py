@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import figures, tables
+from ..files import write_text
 from . import cells, findings
 from .glossary import GLOSSARY
 from .run import Run, curve, metrics, noise, read
@@ -73,12 +74,7 @@ def write(folder: str | os.PathLike) -> Path:
         environment=_html(*cells.flat(run.metadata)),
     )
     path = run.folder / "report.html"
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, page)
     return path
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .. import __version__, report
 from ..contract import Problem, scalar_loss
+from ..files import json_safe, write_json
 from ..training import (
     Checkpoints,
     NonFiniteLoss,
@@ -27,7 +28,6 @@ from ..training import (
     make_step,
     read_rows,
 )
-from ..training.records import json_safe, write_text
 from . import measure
 from .config import StudyConfig, TrainConfig, UsageError
 from .problems import Task, initial_params, optimizer, task
@@ -62,7 +62,7 @@ def run(config: TrainConfig, command: str) -> Path:
     except NonFiniteLoss as error:
         failure = error
     summary = _summary(config, folder, failure, time.perf_counter() - started)
-    _write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary)
     report.write(folder)
     if failure is not None:
         raise failure
@@ -91,9 +91,9 @@ def _prepare(config: TrainConfig, what: Task, command: str) -> Path:
     try:
         _make_folder(folder, wanted, what, config.overwrite)
         if not (folder / "config.json").exists():
-            _write_json(folder / "config.json", wanted)
+            write_json(folder / "config.json", wanted)
         if not (folder / "metadata.json").exists():
-            _write_json(folder / "metadata.json", _metadata(config, what, command))
+            write_json(folder / "metadata.json", _metadata(config, what, command))
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {error.strerror or error}") from error
     return folder
@@ -266,7 +266,3 @@ def _is_complete(folder: Path) -> bool:
     if not all(file.exists() for file in files):
         return False
     return json.loads(files[0].read_text(encoding="utf-8"))["outcome"] == "completed"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(json_safe(value), indent=2, allow_nan=False) + "\n")

@@ -132,9 +132,8 @@ class Check:
         )
         dtypes = {jnp.result_type(p).name for p in jax.tree.leaves(params)}
         dtype = max(dtypes, key=lambda name: TOLERANCE.get(name, 0.0))
-        reference = type(self._problem.reference).__name__.lower()
-        if hasattr(self._problem.reference, "__name__"):
-            reference = self._problem.reference.__name__
+        reference = self._problem.reference
+        reference = getattr(reference, "__name__", type(reference).__name__)
         tolerance = max(leaf.tolerance or 0.0 for leaf in report.leaves)
         about = {"reference": reference, "dtype": dtype, "tolerance": tolerance}
         return {**report.to_dict(), **about}

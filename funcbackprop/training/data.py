@@ -29,6 +29,8 @@ __all__ = [
 
 _NAMES = ("digits", "text")
 _SUFFIXES = (".npz", ".txt")
+# Every how many windows of a text one is held out.
+_TEST_EVERY = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,8 +199,8 @@ def load_text(path: str | Path | None = None, length: int = 64) -> Dataset:
     """Character-level text: windows of `length` characters and the characters that follow them.
 
     The text is cut into windows of T + 1 characters that do not overlap: `x` is the first T of
-    each, `y` the last T. The last 10 % of the characters are the test set. The vocabulary is the
-    sorted set of all characters.
+    each, `y` the last T. Every tenth window belongs to the test set, so that both sets come from
+    all parts of the text. The vocabulary is the sorted set of all characters.
 
     Args:
       path: a UTF-8 file. None takes the topics of the running Python's `pydoc_data`, sorted by
@@ -208,7 +210,7 @@ def load_text(path: str | Path | None = None, length: int = 64) -> Dataset:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the text is not UTF-8, or too short for one window of training and of test text.
+      ValueError: the text is not UTF-8, or too short for one window of test text.
 
     >>> load_text(length=32).x.shape[1]
     32
@@ -225,18 +227,23 @@ def load_text(path: str | Path | None = None, length: int = 64) -> Dataset:
     points, tokens = np.unique(
         np.frombuffer(text.encode("utf-32-le"), dtype="<u4"), return_inverse=True
     )
-    cut = len(tokens) - len(tokens) // 10
-    parts = tokens[:cut], tokens[cut:]
-    if min(len(part) for part in parts) < length + 1:
+    if len(tokens) < _TEST_EVERY * (length + 1):
         raise ValueError(
-            f"{where}: the text has {len(tokens)} characters and the last 10 % are the test set; "
-            f"one window of length + 1 = {length + 1} characters in each part needs at least "
-            f"{10 * (length + 1)}; take a longer text or a smaller length"
+            f"{where}: the text has {len(tokens)} characters; windows of length + 1 = {length + 1} "
+            f"characters, every {_TEST_EVERY}th of them for the test set, need at least "
+            f"{_TEST_EVERY * (length + 1)}; take a longer text or a smaller length"
         )
     if len(points) < 2:
         raise ValueError(f"{where}: the text repeats one character, so there is nothing to learn")
-    (x, y), (x_test, y_test) = (_windows(part, length) for part in parts)
-    arrays = {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
+    windows = _windows(tokens, length)
+    held_out = np.arange(len(windows)) % _TEST_EVERY == _TEST_EVERY - 1
+    x, y = windows[:, :-1], windows[:, 1:]
+    arrays = {
+        "x": x[~held_out],
+        "y": y[~held_out],
+        "x_test": x[held_out],
+        "y_test": y[held_out],
+    }
     return Dataset(
         **arrays,
         kind="sequence",
@@ -247,7 +254,7 @@ def load_text(path: str | Path | None = None, length: int = 64) -> Dataset:
             **source,
             "characters": len(tokens),
             "length": length,
-            "split": "the last 10 % of the characters",
+            "split": f"every {_TEST_EVERY}th window is a test window",
             **_sizes(arrays),
         },
     )
@@ -327,7 +334,6 @@ def _decoded(path: Path, where: str) -> str:
     return text
 
 
-def _windows(tokens: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
     count = len(tokens) // (length + 1)
-    windows = tokens[: count * (length + 1)].reshape(count, length + 1).astype(np.int32)
-    return windows[:, :-1].copy(), windows[:, 1:].copy()
+    return tokens[: count * (length + 1)].reshape(count, length + 1).astype(np.int32)

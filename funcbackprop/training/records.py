@@ -1,12 +1,12 @@
 """Metrics as JSON lines, and optionally for TensorBoard."""
 
 import json
-import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..files import json_safe, write_text
 
 
 class Records:
@@ -85,37 +85,6 @@ def read_rows(path) -> Iterator[dict]:
         for line in file:
             if line.endswith("\n") and line.strip():
                 yield json.loads(line)
-
-
-def write_text(path, text: str) -> None:
-    """Write a whole file or nothing: to a temporary name in the same folder, then renamed."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def json_safe(value: Any) -> Any:
-    """`value` for strict JSON: arrays and NumPy scalars become numbers, NaN and inf become None."""
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
-    if hasattr(value, "tolist"):
-        return json_safe(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
 
 
 def _scalars(row: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
