@@ -32,7 +32,7 @@ _CONTENTS = {
 _ROOMS = ("check", "losses", "models", "noise", "per_example", "reference", "training")
 _HOME = {name: room for room, names in _CONTENTS.items() for name in names}
 
-__all__ = sorted((*_HOME, *_ROOMS))
+__all__ = sorted((*_HOME, *_ROOMS))  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     # The same names for editors and type checkers; tests/test_imports.py holds the two together.

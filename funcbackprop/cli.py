@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 from .study.config import StudyConfig, TrainConfig, UsageError
 
@@ -27,13 +27,14 @@ def _parse(argv: list[str]):
         raise UsageError(
             "the command line needs more packages: pip install 'funcbackprop[study]'"
         ) from error
-    commands = [
+    study, train = (
         Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
         for name, kind in _COMMANDS.items()
-    ]
+    )
+    either: Any = Union[study, train]  # noqa: UP007
     if len(argv) > 1 and argv[0] in _COMMANDS and ":" in argv[1] and argv[1][0] != "-":
         argv = [argv[0], "--model", *argv[1:]]  # `study module:problem`
-    return tyro.cli(commands[0] | commands[1], args=argv, prog="funcbackprop")
+    return tyro.cli(either, args=argv, prog="funcbackprop")
 
 
 def _run(config: TrainConfig, command: str) -> int:

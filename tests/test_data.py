@@ -73,10 +73,7 @@ def test_text_reads_back_as_it_was_written(tmp_path):
     windows = np.insert(train, np.arange(len(test)) * 9 + 9, test, axis=0)  # every tenth
     written = "".join(d.vocabulary[token] for token in windows.ravel())
     assert text.startswith(written)
-    cut = len(text) - len(text) // 10
-    assert cut - len(written) < 10
-    held_out = "".join(d.vocabulary[token] for token in d.x_test[0])
-    assert text[cut:].startswith(held_out)
+    assert len(text) - len(written) < 10
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def check_gradients(
 
 def _gradient(loss, has_aux, params, batch, weights):
     """`(weighted mean loss, grads)` by `jax.grad`."""
-    chosen = jax.config.jax_default_matmul_precision is not None
+    chosen = jax.config.values["jax_default_matmul_precision"] is not None
     precision = contextlib.nullcontext() if chosen else jax.default_matmul_precision("highest")
     with precision:
         gradient = jax.jit(mean_gradient(loss, has_aux=has_aux, caller="check_gradients"))

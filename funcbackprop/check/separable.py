@@ -124,8 +124,8 @@ def check_separable(
     if shares is not None:
         fitted, _ = evaluate.error(whole, _mean(singles, shares), singles)
         if fitted <= evaluate.tolerance:
-            weights = tuple(float(x) for x in shares / shares.max())
-            return dataclasses.replace(result, verdict="mask-normalised", weights=weights)
+            implied = tuple(float(x) for x in shares / shares.max())
+            return dataclasses.replace(result, verdict="mask-normalised", weights=implied)
     return result
 
 

@@ -116,7 +116,7 @@ class Measure:
         losses, aux, states = self.states(params, batch, weights)
         return (losses, aux) if self.has_aux else losses, self.finalize(states, params)
 
-    def states(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights=None):
+    def states(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights=None) -> tuple:
         """`(losses [B], aux, states)`: one state for each statistic, not finalized."""
         size = batch_size(batch, "gradient_statistics")
         checked_params(params, "gradient_statistics")
@@ -129,7 +129,7 @@ class Measure:
             return self._one_chunk(params, batch, weights, padded)
         return self._two_passes(params, batch, weights, padded, chunk)
 
-    def fold(self, measure_chunk: Callable, params, batch, weights, size: int):
+    def fold(self, measure_chunk: Callable, params, batch, weights, size: int) -> tuple:
         """Measure a batch in chunks of `size` examples, under `lax.scan`, and merge the states.
 
         Args:
@@ -201,10 +201,10 @@ class Measure:
             return measure_chunk
 
         losses, aux, states = first.fold(with_mean(first, None), params, batch, weights, chunk)
-        *states, mean = states
+        mean = states.pop()["mean"]
         centred = []
         if second.stats:
-            measure_chunk = with_mean(second, mean["mean"])
+            measure_chunk = with_mean(second, mean)
             _, _, centred = second.fold(measure_chunk, params, batch, weights, chunk)
         one_pass, two_pass = iter(states), iter(centred)
         return losses, aux, [next(two_pass if s.needs_mean else one_pass) for s in self.stats]
@@ -239,6 +239,6 @@ def default_memory_limit() -> int:
 
 
 def _zero_padding(x, weights):
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):  # random keys have no zero
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # random keys have no zero
         return x
     return jnp.where(rows(weights > 0, x), x, jnp.zeros_like(x))

@@ -187,7 +187,7 @@ def optimizer(problem: Problem, config: TrainConfig) -> optax.GradientTransforma
 def _hash(data: Any) -> str:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(data):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         leaf = np.asarray(leaf)
         digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())

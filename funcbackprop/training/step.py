@@ -108,7 +108,7 @@ def make_step(
         value = jnp.sum(losses * weights) / jnp.sum(weights)
         grads = results["mean"]
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         if stats is not None:
             metrics["statistics"] = results["user"]
