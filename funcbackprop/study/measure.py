@@ -14,7 +14,8 @@ from ..contract import Problem, attach_keys, batch_size
 from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
 
-# Examples evaluated at once for loss and accuracy.
+# Examples of each set that loss and accuracy are the means of, and how many are evaluated at once.
+_EVALUATED = 2048
 _CHUNK = 512
 # Batches of a data function that stand for its training set, and the seed they are drawn with.
 _FUNCTION_BATCHES = 8
@@ -39,12 +40,14 @@ def checked_steps(steps: int) -> list[int]:
 
 
 class Evaluation:
-    """Loss and metrics on the training and the test set: `(params) -> {"train": {...}, ...}`."""
+    """Means over at most 2048 examples of each set: `(params) -> {"train": {"loss": ...}, ...}`."""
 
     def __init__(self, problem: Problem, seed: int):
-        self._sets = {"train": (training_examples(problem, seed), problem.weights)}
+        train = training_examples(problem, seed)
+        self._sets = {"train": _some((train, _weights(problem, train)), _EVALUATED)}
         if problem.test_data is not None:
-            self._sets["test"] = (problem.test_data, None)
+            test = problem.test_data
+            self._sets["test"] = _some((test, _weights(None, test)), _EVALUATED)
         self._key = jax.random.key(seed)
         self._evaluate = jax.jit(jax.vmap(_evaluator(problem), in_axes=(None, 0, 0)))
 
@@ -52,7 +55,7 @@ class Evaluation:
         return {name: self._mean(params, *data) for name, data in self._sets.items()}
 
     def _mean(self, params, data, weights) -> dict[str, float]:
-        data, keys = attach_keys(jax.tree.map(jnp.asarray, data), self._key)
+        data, keys = attach_keys(data, self._key)
         values: dict[str, list] = {}
         for start in range(0, len(keys), _CHUNK):
             chunk = jax.tree.map(lambda x, s=start: x[s : s + _CHUNK], (data, keys))
@@ -77,10 +80,7 @@ class Noise:
 
     def __init__(self, problem: Problem, seed: int, examples: int, mini_batch: int):
         data = training_examples(problem, seed)
-        weights = problem.weights
-        if weights is None:
-            weights = np.ones(batch_size(data, "Noise"), np.float32)
-        self._batch, self._weights = _some((data, weights), examples)
+        self._batch, self._weights = _some((data, _weights(problem, data)), examples)
         if problem.rng:
             self._batch = attach_keys(self._batch, jax.random.key(seed))
         self.examples = len(self._weights)
@@ -177,6 +177,12 @@ def training_examples(problem: Problem, seed: int) -> Any:
         return problem.data
     drawn = [problem.data(_HELD_OUT_SEED - seed, 0, i) for i in range(_FUNCTION_BATCHES)]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *drawn)
+
+
+def _weights(problem: Problem | None, data) -> np.ndarray:
+    if problem is not None and problem.weights is not None:
+        return np.asarray(problem.weights)
+    return np.ones(batch_size(data, "measure"), np.float32)
 
 
 def _some(data, count: int):
