@@ -169,18 +169,14 @@ def run(folder, steps, hooks=(), every=4, seed=0):
     checkpoint = Checkpoints(folder / "checkpoints", every=every)
     state = init_state(PARAMS, OPTIMIZER, seed)
     data = batches((X, Y), 8, seed=seed)
-    try:
-        with records:
-            return fit(
-                *(step, state, data),
-                steps=steps,
-                hooks=hooks,
-                checkpoint=checkpoint,
-                records=records,
-                in_flight=3,
-            )
-    finally:
-        checkpoint.close()
+    return fit(
+        *(step, state, data),
+        steps=steps,
+        hooks=hooks,
+        checkpoint=checkpoint,
+        records=records,
+        in_flight=3,
+    )
 
 
 def stop_at(number):
@@ -241,7 +237,7 @@ def test_loss_that_is_not_finite_stops_at_its_first_step(tmp_path):
 
     step = make_step(loss, OPTIMIZER)
     records = Records(tmp_path / "metrics.jsonl")
-    with records, pytest.raises(NonFiniteLoss, match=r"the loss is nan at step 6\. Lower") as error:
+    with pytest.raises(NonFiniteLoss, match=r"the loss is nan at step 6\. Lower") as error:
         fit(step, init_state(PARAMS, OPTIMIZER, 0), data, steps=50, records=records)
     assert error.value.step == 6
     rows = list(read_rows(tmp_path / "metrics.jsonl"))

@@ -170,7 +170,7 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
     def show(number, state, metrics):
         bar.update(number - bar.n)
 
-    with records, bar:
+    with bar:
         fit(
             *(step, state, _feed(config, problem, seed)),
             steps=config.steps,
@@ -178,7 +178,6 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
             checkpoint=checkpoint,
             records=records,
         )
-    checkpoint.close()
 
 
 def _feed(config: TrainConfig, problem: Problem, seed: int):

@@ -54,7 +54,8 @@ def fit(
         0, metrics {}) and after each. A hook must not keep `state`. A row (a dict) is recorded.
       checkpoint: where and how often to save.
       records: where rows go: one `{"kind": "step", "step", "loss", "grad_norm", ...}` per update
-        with every scalar of the metrics, and the rows of the hooks.
+        with every scalar of the metrics, and the rows of the hooks. The file is closed at the end;
+        it opens again when a row is appended.
       in_flight: how many steps may be dispatched before the oldest is waited for.
 
     Returns:
@@ -74,6 +75,15 @@ def fit(
             "`fit`: with `checkpoint`, `data` must be a function of the step so that a resumed run "
             "sees the same batches; use funcbackprop.training.batches(arrays, batch_size)"
         )
+    try:
+        return _loop(step, state, data, steps, hooks, checkpoint, records, in_flight)
+    finally:
+        for open_files in (records, checkpoint):
+            if open_files is not None:
+                open_files.close()
+
+
+def _loop(step, state, data, steps, hooks, checkpoint, records, in_flight):
     state, fresh = _resume(state, checkpoint, records)
     number = int(state.step)
     feed = data if callable(data) else _from_iterable(data)
