@@ -12,6 +12,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
@@ -170,7 +171,11 @@ def batch_size(batch: chex.ArrayTree, caller: str) -> int:
 
 
 def checked_weights(weights: Any, size: int, caller: str) -> chex.Array:
-    """`weights` as a float array [B]; None is all ones. Values are checked only when concrete."""
+    """`weights` as a float array [B]; None is all ones.
+
+    A weight that is negative or not finite raises ValueError; under tracing, where values are not
+    known, it becomes NaN, and so does what is computed from it.
+    """
     if weights is None:
         return jnp.ones(size, dtype=jnp.result_type(float))
     weights = jnp.asarray(weights)
@@ -179,7 +184,18 @@ def checked_weights(weights: Any, size: int, caller: str) -> chex.Array:
             f"`{caller}`: `weights` must have shape ({size},), one for each example, "
             f"got {weights.shape}"
         )
-    return weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+    weights = weights.astype(jnp.promote_types(weights.dtype, jnp.result_type(float)))
+    valid = (weights >= 0) & (weights < jnp.inf)
+    try:
+        wrong = np.flatnonzero(~np.asarray(valid))
+    except jax.errors.TracerArrayConversionError:
+        return jnp.where(valid, weights, jnp.nan)
+    if len(wrong):
+        raise ValueError(
+            f"`{caller}`: `weights` must be finite and not negative; row {wrong[0]} has "
+            f"{weights[wrong[0]]} ({len(wrong)} such rows). A weight of 0 marks padding"
+        )
+    return weights
 
 
 def checked_params(params: chex.ArrayTree, caller: str) -> None:
@@ -239,6 +255,36 @@ def without_padding(batch: chex.ArrayTree, weights: chex.Array) -> chex.ArrayTre
         return jnp.where(rows(keep, x), x, jax.lax.dynamic_index_in_dim(x, first, 0))
 
     return jax.tree.map(fill, batch)
+
+
+def zero_padding(x: chex.Array, weights: chex.Array) -> chex.Array:
+    """`x` [B, ...] with zeros in the rows of weight 0; random keys, which have no zero, stay."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return x
+    return jnp.where(rows(weights > 0, x), x, jnp.zeros_like(x))
+
+
+def vary_like(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+    """`tree`, varying over every mesh axis that `like` varies over; a no-op outside `shard_map`.
+
+    Inside `shard_map`, JAX sums the gradient of a replicated parameter over the devices. Cast
+    to varying, it stays the gradient of this device's examples.
+    """
+    axes = frozenset().union(*(_mesh_axes(x) for x in jax.tree.leaves(like)))
+
+    def vary(x):
+        missing = tuple(axes - _mesh_axes(x))
+        if not missing:
+            return x
+        if hasattr(jax.lax, "pcast"):
+            return jax.lax.pcast(x, missing, to="varying")
+        return jax.lax.pvary(x, missing)  # JAX 0.7
+
+    return jax.tree.map(vary, tree)
+
+
+def _mesh_axes(x) -> frozenset:
+    return getattr(jax.typeof(x), "vma", frozenset())
 
 
 def rows(values: chex.Array, like: chex.Array) -> chex.Array:

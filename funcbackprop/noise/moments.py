@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..contract import checked_weights, same_structure
 from ..files import json_safe
@@ -34,6 +35,8 @@ _OK, _ONE, _NOT_FINITE, _ROUNDING, _NO_SIGNAL = STATUS
 
 # S is rounding when it is below this many unit roundoffs of the mean squared norm.
 _ROUNDING_FACTOR = 16
+# Effective examples beyond the first that are rounding: one example, or a weight that dwarfs all.
+_SINGLE = 1e-5
 
 
 class Moments(NamedTuple):
@@ -60,20 +63,26 @@ class Moments(NamedTuple):
     per_leaf: Any = None
 
     def explain(self) -> str:
-        """What the status means, as a sentence (on the host)."""
-        return STATUS[int(self.status)][1]
+        """What the status means, as a sentence (on the host); one line for each if vmapped."""
+        return "\n".join(STATUS[code][1] for code in np.ravel(self.status).tolist())
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        numbers = {name: float(getattr(self, name)) for name in _NUMBERS}
-        return {**json_safe(numbers), "status": STATUS[int(self.status)][0]}
+        numbers = {name: np.asarray(getattr(self, name)) for name in _NUMBERS}
+        return json_safe({**numbers, "status": self._status_names()})
+
+    def _status_names(self):
+        codes = np.asarray(self.status)
+        return np.array([STATUS[code][0] for code in codes.ravel().tolist()]).reshape(codes.shape)
 
     def __str__(self):
         try:
-            text = "  ".join(f"{name} {float(getattr(self, name)):.4g}" for name in _NUMBERS)
-        except jax.errors.ConcretizationTypeError:
+            values = {name: np.asarray(getattr(self, name)) for name in _NUMBERS}
+        except jax.errors.TracerArrayConversionError:
             return "Moments(traced)"
-        return f"{text}  status: {STATUS[int(self.status)][0]}"
+        show = {"float_kind": "{:.4g}".format}
+        text = "  ".join(f"{k} {np.array2string(v, formatter=show)}" for k, v in values.items())
+        return f"{text}  status: {self._status_names()}"
 
 
 _NUMBERS = ("S", "sq_gradient_norm", "noise_scale", "signal_to_noise", "examples")
@@ -133,10 +142,11 @@ def moments(
     sq_mean = jax.tree.map(_sq_norm, mean)
     if name == "variance":
         spread = jax.tree.map(jnp.sum, spread)
-    whole = _moments(rule, total(sq_mean), total(spread), weights)
+    eps = jax.tree.map(lambda m: float(jnp.finfo(jnp.result_type(m)).eps), mean)
+    whole = _moments(rule, total(sq_mean), total(spread), weights, max(jax.tree.leaves(eps)))
     if jax.tree.structure(spread) != jax.tree.structure(mean):
         return whole
-    leaves = jax.tree.map(lambda m, x: _moments(rule, m, x, weights), sq_mean, spread)
+    leaves = jax.tree.map(lambda m, x, e: _moments(rule, m, x, weights, e), sq_mean, spread, eps)
     return whole._replace(per_leaf=leaves)
 
 
@@ -144,8 +154,7 @@ def _from_norms(sq_mean, sq_norms, w):
     weight, sq_weight = jnp.sum(w), jnp.sum(w**2)
     S = (jnp.sum(w * sq_norms) - weight * sq_mean) / (weight - sq_weight / weight)
     cross_terms = weight**2 * sq_mean - jnp.sum(w**2 * sq_norms)
-    rounding = _ROUNDING_FACTOR * jnp.finfo(S.dtype).eps * jnp.sum(w * sq_norms) / weight
-    return S, cross_terms / (weight**2 - sq_weight), rounding > S
+    return S, cross_terms / (weight**2 - sq_weight), jnp.sum(w * sq_norms) / weight
 
 
 def _from_deviations(sq_mean, sq_deviations, w):
@@ -155,10 +164,11 @@ def _from_deviations(sq_mean, sq_deviations, w):
 
 
 def _from_variance(sq_mean, variance, w):
-    return variance, sq_mean - variance * jnp.sum(w**2) / jnp.sum(w) ** 2, jnp.array(False)
+    return variance, sq_mean - variance * jnp.sum(w**2) / jnp.sum(w) ** 2, 0.0
 
 
-# Best first: name of the statistic -> (sq_mean, spread, weights) -> (S, |G|^2, below rounding).
+# Best first: name of the statistic -> (sq_mean, spread, weights) -> (S, |G|^2, cancelled), where
+# S is a difference of two terms of the size of `cancelled`.
 _RULES = {
     "sq_deviations": _from_deviations,
     "variance": _from_variance,
@@ -166,15 +176,20 @@ _RULES = {
 }
 
 
-def _moments(rule, sq_mean, spread, weights):
-    w = weights.astype(spread.dtype)
-    several = jnp.sum(w > 0) > 1
-    S, sq_gradient_norm, below_rounding = rule(sq_mean, spread, w)
+def _moments(rule, sq_mean, spread, weights, eps):
+    """`eps`: the unit roundoff of the mean gradient; its squared norm may be in a finer dtype."""
+    w = weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
+    w = w.astype(spread.dtype)
+    examples = jnp.sum(w) ** 2 / jnp.sum(w**2)
+    several = examples > 1 + _SINGLE
+    S, sq_gradient_norm, cancelled = rule(sq_mean, spread, w)
+    rounding = _ROUNDING_FACTOR * max(eps, float(jnp.finfo(S.dtype).eps)) * cancelled
     S, sq_gradient_norm = (jnp.where(several, x, jnp.nan) for x in (S, sq_gradient_norm))
     positive = sq_gradient_norm > 0
-    noise_scale = jnp.where(positive, S / jnp.where(positive, sq_gradient_norm, 1), jnp.inf * S)
+    unbounded = jnp.where(S > 0, jnp.inf, jnp.nan)
+    noise_scale = jnp.where(positive, S / jnp.where(positive, sq_gradient_norm, 1), unbounded)
     status = jnp.select(
-        [~several, ~jnp.isfinite(S + sq_gradient_norm), below_rounding, ~positive],
+        [~several, ~jnp.isfinite(S + sq_gradient_norm), rounding > S, ~positive],
         [_ONE, _NOT_FINITE, _ROUNDING, _NO_SIGNAL],
         _OK,
     ).astype(jnp.int32)
@@ -183,7 +198,7 @@ def _moments(rule, sq_mean, spread, weights):
         sq_gradient_norm=sq_gradient_norm,
         noise_scale=noise_scale,
         signal_to_noise=sq_gradient_norm / S,
-        examples=jnp.sum(w) ** 2 / jnp.sum(w**2),
+        examples=examples,
         status=status,
     )
 
@@ -216,5 +231,6 @@ def _weights(given, mean, weights):
 
 
 def _sq_norm(x):
+    x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return jnp.sum((x * jnp.conj(x)).real)

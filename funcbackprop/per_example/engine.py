@@ -14,9 +14,10 @@ from ..contract import (
     batch_size,
     checked_params,
     checked_weights,
-    rows,
     scalar_loss,
+    vary_like,
     without_padding,
+    zero_padding,
 )
 from .statistics import Mean, Statistic
 
@@ -122,6 +123,7 @@ class Measure:
         checked_params(params, "gradient_statistics")
         padded = weights is not None
         weights = checked_weights(weights, size, "gradient_statistics")
+        params = vary_like(params, (batch, weights))
         if padded:
             batch = without_padding(batch, weights)
         chunk = _even(size, self._chunk_size(params))
@@ -153,7 +155,7 @@ class Measure:
             return carry, (losses, aux, per_example)
 
         empty = [() if stat.per_example else stat.init(params) for stat in self.stats]
-        carry, stacked = jax.lax.scan(body, empty, head)
+        carry, stacked = jax.lax.scan(body, vary_like(empty, (params, data)), head)
         losses, aux, per_example = jax.tree.map(
             lambda x: x.reshape(count * size, *x.shape[2:]), stacked
         )
@@ -219,7 +221,7 @@ class Measure:
         (losses, aux), grads = jax.vmap(value_and_grad, in_axes=(None, 0))(params, batch)
         if padded:
             losses, aux, grads = jax.tree.map(
-                lambda x: _zero_padding(x, weights), (losses, aux, grads)
+                lambda x: zero_padding(x, weights), (losses, aux, grads)
             )
         return losses, aux, grads
 
@@ -249,9 +251,3 @@ def default_memory_limit() -> int:
     if not usage or "bytes_limit" not in usage:
         return _CPU_LIMIT
     return int(_ACCELERATOR_SHARE * (usage["bytes_limit"] - usage.get("bytes_in_use", 0)))
-
-
-def _zero_padding(x, weights):
-    if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # random keys have no zero
-        return x
-    return jnp.where(rows(weights > 0, x), x, jnp.zeros_like(x))

@@ -9,7 +9,9 @@ from ..contract import (
     checked_params,
     checked_weights,
     scalar_loss,
+    vary_like,
     without_padding,
+    zero_padding,
 )
 
 
@@ -26,6 +28,7 @@ def mean_gradient(loss: Loss, *, has_aux: bool = False, caller: str = "mean_grad
         size = batch_size(batch, caller)
         padded = weights is not None
         weights = checked_weights(weights, size, caller)
+        params = vary_like(params, (batch, weights))
         if padded:
             batch = without_padding(batch, weights)
         weight = jnp.sum(weights)
@@ -33,10 +36,12 @@ def mean_gradient(loss: Loss, *, has_aux: bool = False, caller: str = "mean_grad
 
         def mean_loss(params):
             losses, aux = jax.vmap(loss, in_axes=(None, 0))(params, batch)
-            losses = jnp.where(weights > 0, losses, 0)
+            losses = zero_padding(losses, weights)
             return jnp.sum(share * losses), (losses, aux)
 
         grads, (losses, aux) = jax.grad(mean_loss, has_aux=True)(params)
+        if padded:
+            aux = jax.tree.map(lambda x: zero_padding(x, weights), aux)
         return losses, aux, grads
 
     return f

@@ -134,14 +134,16 @@ class Variance:
     def init(self, params):
         state = Mean().init(params)
         deviations = jax.tree.map(lambda p: _accumulator(p).real, params)
-        return {**state, "sq_weight": jnp.zeros(()), "deviations": deviations}
+        return {**state, "share": jnp.zeros(()), "deviations": deviations}
 
     def add(self, state, grads, weights, mean=None):
         chunk = _chunk_mean(grads, weights)
         deviations = jax.tree.map(
             lambda g, m: _weighted_sum(_abs2(_wide(g) - m[None]), weights), grads, chunk["mean"]
         )
-        chunk = {**chunk, "sq_weight": jnp.sum(weights**2), "deviations": deviations}
+        # sum w^2/sum w, which neither over- nor underflows, whatever the unit of the weights.
+        share = jnp.sum(weights * _ratio(weights, chunk["weight"]))
+        chunk = {**chunk, "share": share, "deviations": deviations}
         return self.merge(state, chunk)
 
     def merge(self, a, b):
@@ -151,12 +153,13 @@ class Variance:
             lambda x, y, ma, mb: x + y + _abs2(mb - ma) * shared.astype(x.dtype),
             *(a["deviations"], b["deviations"], a["mean"], b["mean"]),
         )
-        sq_weight = a["sq_weight"] + b["sq_weight"]
-        return {**merged, "sq_weight": sq_weight, "deviations": deviations}
+        part = _ratio(b["weight"], merged["weight"])
+        share = a["share"] + (b["share"] - a["share"]) * part
+        return {**merged, "share": share, "deviations": deviations}
 
     def finalize(self, state, params):
         weight = state["weight"]
-        divisor = weight - _ratio(state["sq_weight"], weight)
+        divisor = weight - state["share"]
         several = divisor > _SINGLE * weight
         return jax.tree.map(
             lambda d: _or_nan(several, d / jnp.where(several, divisor, 1).astype(d.dtype)),
@@ -277,6 +280,7 @@ def _abs2(x):
 
 def _wide(x):
     """At least float32: squares of float16 overflow and sums of bfloat16 stall."""
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -289,7 +293,7 @@ def _real(dtype):
 
 
 def _ratio(a, b):
-    """a/b, and 0 where b = 0."""
+    """a/b, and 0 where b = 0; b is a scalar."""
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
