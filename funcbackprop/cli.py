@@ -45,10 +45,16 @@ def _run(config: TrainConfig, command: str) -> int:
     try:
         folder = job.run(config, command)
     except NonFiniteLoss as error:
+        cure = f"lower --learning-rate (now {config.learning_rate:g})"
+        if error.step == 1:
+            cure = "no update has been made yet, so look at the data and the initial parameters"
         return _refuse(
-            f"the loss is {error.loss} at step {error.step}: lower --learning-rate (now "
-            f"{config.learning_rate:g}) and give another --name or --overwrite"
+            f"the loss is {error.loss} at step {error.step}: {cure}; then give another --name or "
+            "--overwrite"
         )
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     print(report.table(folder))
     return 0
 

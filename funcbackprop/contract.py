@@ -134,8 +134,11 @@ class Problem:
             value = getattr(self, field)
             if not callable(value) and not (value is None and field != "loss"):
                 raise TypeError(f"`Problem`: `{field}` must be callable, got {_describe(value)}")
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"`Problem`: `name` must be a non-empty string, got {self.name!r}")
+        if not isinstance(self.name, str) or not self.name or "/" in self.name:
+            raise ValueError(
+                "`Problem`: `name` must be a non-empty string without a slash (a folder is named "
+                f"after it), got {self.name!r}"
+            )
         if self.optimizer is not None and not hasattr(self.optimizer, "update"):
             raise TypeError(
                 "`Problem`: `optimizer` must be an optax transformation such as optax.adam(1e-3), "

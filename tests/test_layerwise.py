@@ -168,11 +168,12 @@ def test_sizes_grow_by_kappa_where_the_loss_derivative_cancels():
     model = fb.models.mlp((1, 2))
     f = layerwise.value_and_grad(model, fb.losses.cross_entropy)
     batch = np.ones((1, 1)), np.array([0])
-    for gap in (0.0, 10.0, 20.0):
+    for gap in (0.0, 2.0, 10.0, 20.0):
         params = {"layers": [{"w": np.array([[gap, 0.0]]), "b": np.zeros(2)}]}
         _, grads, sizes = f.with_sizes(params, batch)
         p = 1 / (1 + np.exp(-gap))
-        assert sizes["layers"][0]["b"] == pytest.approx(1 + p)
+        kappa = max(1, 0.1 * (1 + p) / (1 - p))
+        assert sizes["layers"][0]["b"] == pytest.approx(kappa * (1 - p), rel=1e-6)
         assert np.abs(grads["layers"][0]["b"]).max() == pytest.approx(1 - p, rel=1e-6)
 
 

@@ -22,15 +22,23 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-
 _ADVICE = {
     "agrees": "Every leaf agrees with the reference.",
     "differs": "A leaf differs: look at its worst element, and at the rules (custom_vjp, "
-    "stop_gradient, a factor such as 1/B) between the loss and that parameter.",
+    "stop_gradient, a factor such as 1/B) between the loss and that parameter. If the inputs or "
+    "parameters are far from 1 in size, compare in float64 (jax_enable_x64) to exclude rounding.",
     "not finite": "A gradient holds NaN or inf: jax_debug_nans shows where it is born; a division, "
     "log or sqrt at 0 behind a `where` is the usual cause.",
+    "below resolution": "A leaf is too small beside the terms that are added to form it (see "
+    "`resolution`): the comparison could not tell it from a wrong one. Near an optimum, take a "
+    "batch with a larger loss (test data), or compare in float64 (jax_enable_x64).",
     "not audited": "Nothing was compared: pass reference=, a function "
     "(params, batch, weights=None) -> (value, grads) that does not use jax.grad. For the library's "
     "models it is "
     "funcbackprop.reference.layerwise.value_and_grad(model, loss).",
 }
-_WORST_FIRST = ("not finite", "differs", "not audited", "agrees")
+_WORST_FIRST = ("not finite", "differs", "not audited", "below resolution", "agrees")
+# A leaf whose relative error would have to be larger than this to be noticed is not audited ...
+_RESOLUTION = 1e-2
+# ... unless it is zero by mathematics, which float64 shows as a value this much below its terms.
+_ZERO = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +54,9 @@ class LeafCheck:
       worst_index: where |a - b| is largest.
       got, expected: the two values there.
       tolerance: what `relative_error` is held to.
+      resolution: tolerance max(max|b|, m)/max|b|, the smallest change of the whole leaf that would
+        be noticed. Above 0.01 a leaf that seems to agree is "not audited", unless it is zero by
+        mathematics (a bias on attention keys), when it is judged by m alone.
     """
 
     leaf: str
@@ -56,6 +67,7 @@ class LeafCheck:
     got: float | complex | None = None
     expected: float | complex | None = None
     tolerance: float | None = None
+    resolution: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +106,19 @@ class GradientCheck:
             for x in self.leaves
         ]
         headers = ("leaf", "verdict", "relative", "cosine", "worst at", "gradient", "reference")
-        found = {leaf.verdict for leaf in self.leaves} or {"agrees"}
-        advice = next(_ADVICE[verdict] for verdict in _WORST_FIRST if verdict in found)
-        return f"{tables.text(rows, headers)}\n{advice}"
+        found = {_reason(leaf) for leaf in self.leaves} or {"agrees"}
+        advice = next(_ADVICE[reason] for reason in _WORST_FIRST if reason in found)
+        return "\n".join([tables.text(rows, headers), *self._losses(), advice])
+
+    def _losses(self):
+        if self.reference_value is not None:
+            numbers = (tables.number(x, 6) for x in (self.value, self.reference_value))
+            yield "loss {}, by the reference {}".format(*numbers)
+
+
+def _reason(leaf: LeafCheck) -> str:
+    below = leaf.verdict == "not audited" and leaf.resolution is not None
+    return "below resolution" if below else leaf.verdict
 
 
 def check_gradients(
@@ -202,9 +224,15 @@ def _compare(name, param, grad, expected, size) -> LeafCheck:
     scale = max(np.abs(b).max(), float(np.max(size)))
     # A leaf that is zero by structure (scale 0) must be exactly zero.
     error = float(difference[at] / scale) if scale else (np.inf if difference[at] > 0 else 0.0)
+    largest = float(np.abs(b).max())
+    zero = largest <= _ZERO * scale
+    resolution = tolerance if zero else tolerance * scale / largest
     verdict = "agrees" if error <= tolerance else "differs"
+    if verdict == "agrees" and resolution > _RESOLUTION:
+        verdict = "not audited"
+    values = (a[at].item(), b[at].item())
     return LeafCheck(
-        *(name, verdict, error, _cosine_error(a, b), at, a[at].item(), b[at].item(), tolerance)
+        *(name, verdict, error, _cosine_error(a, b), at, *values, tolerance, resolution)
     )
 
 

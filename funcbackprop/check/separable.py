@@ -23,9 +23,11 @@ _EXPLANATION = {
     "mask-normalised": "The loss of a batch is a weighted mean of its examples, as when a mask is "
     "summed over the whole batch. Use funcbackprop.one_example with the weights in `.weights` (the "
     "token counts, usually).",
-    "coupled": "The examples of a batch act on each other (batch normalisation, in-batch "
-    "negatives): there are no per-example gradients of this loss. The mini-batch is the unit.",
-    "not finite": "The loss or a gradient is not finite, so nothing can be said.",
+    "coupled": "The loss of a batch is no mean, weighted mean or sum over its examples. Either "
+    "they act on each other (batch normalisation, in-batch negatives), and the mini-batch is the "
+    "unit; or a sum over examples is added to a term that is not per example (weight decay).",
+    "not finite": "The loss or a gradient is not finite there, so nothing can be said. A loss that "
+    "is finite for several examples but not for one is coupled (the spread of a batch of one).",
 }
 
 
@@ -37,7 +39,8 @@ class Separability:
       verdict: "separable", "summed", "mask-normalised", "coupled" or "not finite".
       error: the largest difference from the mean of single examples, relative to the largest
         single example's.
-      leaf: the parameter leaf that differs most, or "the loss" if only that differs.
+      leaf: the parameter leaf that differs most, or "the loss" if only that differs; for "not
+        finite" the number of examples with which it happened.
       weights: [B], for "mask-normalised" the relative importances that explain it.
     """
 
@@ -98,11 +101,19 @@ def check_separable(
     if size < 2:
         raise ValueError("`check_separable`: `batch` must hold at least 2 examples, got 1")
     w = np.asarray(checked_weights(weights, size, "check_separable"), np.float64)
+    kept = np.flatnonzero(w)
+    if len(kept) < 2:
+        raise ValueError(
+            f"`check_separable`: at least 2 examples need a positive weight, got {len(kept)}"
+        )
+    batch, w, size = jax.tree.map(lambda x: jnp.asarray(x)[kept], batch), w[kept], len(kept)
     evaluate = _Evaluate(batch_loss, params, batch)
     singles = [evaluate.single(i) for i in range(size)]
     whole, pair = evaluate.rows(range(size)), evaluate.rows([0, 1])
-    if not all(np.isfinite(x).all() for x in jax.tree.leaves((singles, whole, pair))):
-        return Separability("not finite", float("nan"), "the loss", weighted=weights is not None)
+    for count, values in ((size, whole), (2, pair), (1, singles)):
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(values)):
+            where = f"a batch of {count}"
+            return Separability("not finite", float("nan"), where, weighted=weights is not None)
 
     def errors(factor):
         n = (2, size) if factor == "sum" else (1, 1)

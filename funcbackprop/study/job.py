@@ -1,9 +1,8 @@
 """The job of `funcbackprop study` and `train`: a run folder, started or resumed, and its report."""
 
-import json
+import functools
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,8 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import __version__, report
-from ..contract import Problem, scalar_loss
-from ..files import json_safe, write_json
+from ..contract import (
+    Problem,
+    attach_keys,
+    batch_size,
+    checked_weights,
+    same_structure,
+    scalar_loss,
+)
+from ..files import write_json
 from ..training import (
     Checkpoints,
     NonFiniteLoss,
@@ -30,6 +36,7 @@ from ..training import (
 )
 from . import measure
 from .config import StudyConfig, TrainConfig, UsageError
+from .folder import check_rows, is_complete, run_folder
 from .problems import Task, initial_params, optimizer, task
 
 _VERSIONS = ("jax", "jaxlib", "optax", "numpy")
@@ -51,9 +58,17 @@ def run(config: TrainConfig, command: str) -> Path:
     config.check()
     what = task(config)
     _try_once(config, what.problem)
-    folder = _prepare(config, what, command)
-    if _is_complete(folder):
-        return folder
+    name = config.name or what.problem.name
+    folder = Path(config.out) / name
+    wanted = config.to_dict(name, what.data_name)
+    metadata = functools.partial(_metadata, config, what, command)
+    with run_folder(folder, wanted, metadata, what.description["hash"], config.overwrite):
+        if not is_complete(folder):
+            _run(config, what, folder)
+    return folder
+
+
+def _run(config: TrainConfig, what: Task, folder: Path) -> None:
     started = time.perf_counter()
     failure = None
     try:
@@ -66,73 +81,31 @@ def run(config: TrainConfig, command: str) -> Path:
     report.write(folder)
     if failure is not None:
         raise failure
-    return folder
 
 
 def _try_once(config: TrainConfig, problem: Problem) -> None:
-    """Trace the loss on one example, so that a misfit shows before anything is written."""
+    """Try every part of the problem on one or two examples, before anything is written."""
     try:
         params = jax.eval_shape(lambda: initial_params(problem, 0))
         data = problem.data(0, 0, 0) if callable(problem.data) else problem.data
+        if problem.weights is not None and not callable(problem.data):
+            checked_weights(problem.weights, batch_size(data, "Problem"), "Problem")
+        two = jax.tree.map(lambda x: x[:2], data)
         example = jax.tree.map(lambda x: x[0], data)
-        if problem.rng:
-            example = (example, jax.random.key(0))
+        with_key = (example, jax.random.key(0)) if problem.rng else example
         loss = scalar_loss(problem.loss, problem.has_aux, "Problem")
-        jax.eval_shape(loss, params, example)
+        jax.eval_shape(loss, params, with_key)
+        for name, metric in (problem.metrics or {}).items():
+            shape = jax.eval_shape(metric, params, example).shape
+            if shape != ():
+                raise ValueError(f"metric {name!r} must return a scalar, got shape {shape}")
+        if problem.reference is not None and isinstance(config, StudyConfig):
+            params = initial_params(problem, 0)
+            keys = attach_keys(two, jax.random.key(0)) if problem.rng else two
+            _, grads = problem.reference(params, keys)
+            same_structure(grads, params, "the gradient of `reference`", "Problem")
     except (TypeError, ValueError) as error:
         raise UsageError(f"--model {config.model}: {error}") from error
-
-
-def _prepare(config: TrainConfig, what: Task, command: str) -> Path:
-    """The run's folder with config.json and metadata.json; refused if it holds another run."""
-    name = config.name or what.problem.name
-    folder = Path(config.out) / name
-    wanted = config.to_dict(name, what.data_name)
-    try:
-        _make_folder(folder, wanted, what, config.overwrite)
-        if not (folder / "config.json").exists():
-            write_json(folder / "config.json", wanted)
-        if not (folder / "metadata.json").exists():
-            write_json(folder / "metadata.json", _metadata(config, what, command))
-    except OSError as error:
-        raise UsageError(f"--out: cannot write to {folder}: {error.strerror or error}") from error
-    return folder
-
-
-def _make_folder(folder: Path, wanted: Mapping, what: Task, overwrite: bool) -> None:
-    is_run = (folder / "config.json").exists()
-    if folder.is_dir() and not is_run and any(not _is_temporary(x) for x in folder.iterdir()):
-        raise UsageError(f"--out: {folder} is not empty and holds no run; choose another --name")
-    if is_run and overwrite:
-        shutil.rmtree(folder)
-    elif is_run:
-        _refuse_other_run(folder, wanted, what)
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in (*folder.glob(".*"), *folder.glob("plots/.*")):  # of a run that was killed
-        leftover.unlink()
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.is_file()
-
-
-def _refuse_other_run(folder: Path, wanted: Mapping, what: Task) -> None:
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    wanted = json_safe(wanted)
-    differing = [
-        f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now"
-        for key in dict.fromkeys([*found, *wanted])
-        if found.get(key) != wanted.get(key)
-    ]
-    if not differing and (folder / "metadata.json").exists():
-        metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-        if metadata["data"]["hash"] != what.description["hash"]:
-            differing = ["the data: its hash is not that of metadata.json"]
-    if differing:
-        raise UsageError(
-            f"{folder} holds a run of another configuration ({'; '.join(differing)}); choose "
-            "another --name, or --overwrite it"
-        )
 
 
 def _metadata(config: TrainConfig, what: Task, command: str) -> dict[str, Any]:
@@ -165,6 +138,9 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
     )
     events = folder / "tensorboard" / f"seed-{seed}" if config.tensorboard else None
     records = Records(folder / "metrics.jsonl", tags={"seed": seed}, tensorboard=events)
+    latest = checkpoint.latest()
+    if latest is not None:
+        check_rows(folder / "metrics.jsonl", seed, latest)
     bar = tqdm(total=config.steps, desc=f"{problem.name} seed {seed}", unit="step", disable=None)
 
     def show(number, state, metrics):
@@ -258,10 +234,3 @@ def _verdict(checks: list[dict]) -> dict[str, Any]:
         "worst_relative_error": None if None in errors else max(errors, default=0.0),
         "compared_at": sorted({row["step"] for row in checks}),
     }
-
-
-def _is_complete(folder: Path) -> bool:
-    files = (folder / "summary.json", folder / "report.html")
-    if not all(file.exists() for file in files):
-        return False
-    return json.loads(files[0].read_text(encoding="utf-8"))["outcome"] == "completed"

@@ -61,7 +61,11 @@ class Evaluation:
             chunk = jax.tree.map(lambda x, s=start: x[s : s + _CHUNK], (data, keys))
             for name, of_chunk in self._evaluate(params, *chunk).items():
                 values.setdefault(name, []).extend(np.asarray(of_chunk, np.float64).tolist())
-        return {name: float(np.average(v, weights=weights)) for name, v in values.items()}
+        kept = np.asarray(weights) > 0  # NaN in padding must not spread
+        return {
+            name: float(np.average(np.array(v)[kept], weights=np.asarray(weights)[kept]))
+            for name, v in values.items()
+        }
 
 
 def _evaluator(problem: Problem) -> Callable:
@@ -115,10 +119,12 @@ class Check:
     def __init__(self, problem: Problem, missing: str | None, seed: int, examples: int):
         self._problem = problem
         self._missing = missing
-        data = problem.test_data
-        if data is None:
+        if problem.test_data is not None:
+            data, weights = problem.test_data, _weights(None, problem.test_data)
+        else:
             data = training_examples(problem, seed)
-        self._batch = _some(data, examples)
+            weights = _weights(problem, data)
+        self._batch, self._weights = _some((data, weights), examples)
         if problem.rng:
             self._batch = attach_keys(self._batch, jax.random.key(seed))
 
@@ -127,15 +133,16 @@ class Check:
             return {"ok": None, "missing": self._missing}
         report = check_gradients(
             *(self._problem.loss, params, self._batch),
+            weights=None if jnp.all(self._weights == 1) else self._weights,
             has_aux=self._problem.has_aux,
             reference=self._problem.reference,
         )
         dtypes = {jnp.result_type(p).name for p in jax.tree.leaves(params)}
         dtype = max(dtypes, key=lambda name: TOLERANCE.get(name, 0.0))
         reference = self._problem.reference
-        reference = getattr(reference, "__name__", type(reference).__name__)
+        name = getattr(reference, "__name__", type(reference).__name__)
         tolerance = max(leaf.tolerance or 0.0 for leaf in report.leaves)
-        about = {"reference": reference, "dtype": dtype, "tolerance": tolerance}
+        about = {"reference": name, "dtype": dtype, "tolerance": tolerance}
         return {**report.to_dict(), **about}
 
 

@@ -89,7 +89,7 @@ def _model(kind: str, dataset: Dataset) -> models.Model:
         outputs = dataset.y[0].size
     sequence = dataset.kind == "sequence"
     if sequence != (kind in SEQUENCE_MODELS):
-        fitting = SEQUENCE_MODELS if sequence else ("mlp", "convnet")
+        fitting = SEQUENCE_MODELS if sequence else ("mlp", "convnet")[: 1 + (len(shape) == 3)]
         raise UsageError(
             f"--model {kind} does not fit --data {dataset.name}, which holds "
             f"{'sequences of tokens' if sequence else f'arrays of shape {list(shape)}'}; "
@@ -134,7 +134,10 @@ def _users_task(config: TrainConfig) -> Task:
     description: dict[str, Any] = {"name": problem.name, "hash": None}
     if callable(problem.data):
         return Task(problem, None, description)
-    size = batch_size(problem.data, "Problem")
+    try:
+        size = batch_size(problem.data, "Problem")
+    except ValueError as error:
+        raise UsageError(f"--model {config.model}: {error}") from error
     _check_batch_size(config, size)
     description |= {"hash": _hash((problem.data, problem.test_data)), "examples": size}
     if problem.test_data is not None:
@@ -161,7 +164,10 @@ def _import_problem(target: str) -> Problem:
         raise UsageError(f"--model {target}: cannot import: {error}") from error
     problem = getattr(module, attribute, None)
     if not isinstance(problem, Problem) and callable(problem):
-        problem = problem()
+        try:
+            problem = problem()
+        except TypeError as error:
+            raise UsageError(f"--model {target}: cannot call it: {error}") from error
     if not isinstance(problem, Problem):
         raise UsageError(
             f"--model {target}: expected a funcbackprop.Problem, or a function that returns one, "

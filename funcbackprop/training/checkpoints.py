@@ -40,7 +40,14 @@ class Checkpoints:
         if step is None:
             return None
         target = jax.tree.map(lambda x: _ocp().utils.to_shape_dtype_struct(x), like)
-        return self._open().restore(step, args=_ocp().args.StandardRestore(target))
+        try:
+            return self._open().restore(step, args=_ocp().args.StandardRestore(target))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"`Checkpoints`: the checkpoint of step {step} in {self.folder} does not fit this "
+                "training state: another model, optimizer or shapes? Give another folder, or the "
+                "model and optimizer that wrote it"
+            ) from error
 
     def save(self, step: int, state: TrainState) -> None:
         """Write the checkpoint of `step` and wait until it is whole."""

@@ -86,14 +86,14 @@ def fit(
 def _loop(step, state, data, steps, hooks, checkpoint, records, in_flight):
     state, fresh = _resume(state, checkpoint, records)
     number = int(state.step)
-    feed = data if callable(data) else _from_iterable(data)
+    feed = _checked(data) if callable(data) else _checked(_from_iterable(data))
     log = _Log(records, in_flight)
     if fresh:
         log.hooks(hooks, number, state, {})
     while number < steps:
         try:
             batch, weights = feed(number)
-        except StopIteration:
+        except _Exhausted:
             break
         state, metrics = step(state, batch, weights)
         number += 1
@@ -110,12 +110,45 @@ def _resume(state, checkpoint, records):
     restored = checkpoint.restore(state) if checkpoint is not None else None
     if records is not None and checkpoint is not None:
         records.resume(None if restored is None else int(restored.step))
+    elif records is not None:
+        records.refuse_rows_after(int(state.step))
     return (state, int(state.step) == 0) if restored is None else (restored, False)
+
+
+class _Exhausted(Exception):
+    """The iterable has ended."""
 
 
 def _from_iterable(data):
     iterator = iter(data)
-    return lambda number: next(iterator)
+
+    def feed(number):
+        for item in iterator:
+            return item
+        raise _Exhausted
+
+    return feed
+
+
+def _checked(feed):
+    """`feed` with its items held to the form (batch, weights or None)."""
+
+    def checked(number):
+        item = feed(number)
+        if not (isinstance(item, tuple) and len(item) == 2):
+            raise TypeError(
+                "`fit`: `data` must give pairs (batch, weights), with None for no weights, got "
+                f"{type(item).__name__} at step {number}; wrap it: lambda number: (batch, None)"
+            )
+        if item[1] is not None and np.ndim(item[1]) != 1:
+            raise TypeError(
+                "`fit`: `data` must give pairs (batch, weights), weights [B] or None, got an array "
+                f"of shape {np.shape(item[1])} in place of the weights at step {number}; if it is "
+                "part of the batch, give ((x, y), None)"
+            )
+        return item
+
+    return checked
 
 
 class _Log:
@@ -138,7 +171,7 @@ class _Log:
             if row is not None and self._records is not None:
                 while self._pending:
                     self._write_oldest()
-                self._records.append({"step": number, **row})
+                self._records.append({**row, "step": number})
 
     def flush(self) -> None:
         while self._pending:

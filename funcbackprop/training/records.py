@@ -37,8 +37,7 @@ class Records:
         """Keep this run's rows up to `step` (None: none of them), and drop a torn last line."""
 
         def stays(row):
-            mine = all(row.get(name) == value for name, value in self.tags.items())
-            return not mine or (step is not None and row["step"] <= step)
+            return not self._mine(row) or (step is not None and row.get("step", 0) <= step)
 
         self.close()
         if self.path.exists():
@@ -47,9 +46,24 @@ class Records:
         if self._tensorboard is not None:
             self._writer = _summary_writer(self._tensorboard, (step or 0) + 1)
 
+    def refuse_rows_after(self, step: int) -> None:
+        """ValueError if this run already has rows of later steps, which new ones would repeat."""
+        rows = read_rows(self.path) if self.path.exists() else ()
+        later = [row["step"] for row in rows if self._mine(row) and row.get("step", 0) > step]
+        if later:
+            raise ValueError(
+                f"`Records`: {self.path} already has rows up to step {max(later)}, and training "
+                f"starts after step {step}: give another path or other tags, or resume from a "
+                "checkpoint"
+            )
+
+    def _mine(self, row: Mapping[str, Any]) -> bool:
+        return all(row.get(name) == value for name, value in self.tags.items())
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; numbers that are not finite become null, since JSON has none."""
         if self._file is None:
+            _cut_torn_line(self.path)
             self._file = self.path.open("a", encoding="utf-8")
         row = {**row, **self.tags}
         self._file.write(json.dumps(json_safe(row), allow_nan=False) + "\n")
@@ -77,6 +91,15 @@ class Records:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Take off a last line that a kill cut short, so that the next row starts a line of its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def read_rows(path) -> Iterator[dict]:

@@ -24,13 +24,15 @@ def init_state(
 ) -> TrainState:
     """The state before the first update.
 
-    The parameters are copied, because a step gives the memory of its state back to XLA
-    (`donate=True`) and the caller's arrays must survive.
+    Everything is copied, because a step gives the memory of its state back to XLA
+    (`donate=True`): the caller's arrays must survive, and no array may be in the state twice.
 
     >>> import jax.numpy as jnp, optax
     >>> int(init_state({"w": jnp.ones(2)}, optax.sgd(0.1), seed=0).step)
     0
     """
     checked_params(params, "init_state")
-    params = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-    return TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.key(seed))
+    params, opt_state = jax.tree.map(
+        lambda x: jnp.array(x, copy=True), (params, optimizer.init(params))
+    )
+    return TrainState(params, opt_state, jnp.int32(0), jax.random.key(seed))

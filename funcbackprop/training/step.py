@@ -1,5 +1,6 @@
 """One update: forward, loss, backward, optimizer."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,8 @@ def make_step(
 
     Args:
       loss: `loss(params, example) -> scalar` of one example; `(scalar, aux)` with `has_aux=True`.
-      optimizer: an optax transformation; those that take it also get `value=`, the mean loss.
+      optimizer: an optax transformation. Those that take them also get `value=` (the mean loss),
+        `grad=` and `value_fn=` (line searches).
       stats: a pytree of statistics of the per-example gradients, measured on the same batch and
         returned as `metrics["statistics"]`; see `funcbackprop.gradient_statistics`.
       rng: whether the example is `(example, key)`. Keys are folded from `state.key` and
@@ -76,7 +78,7 @@ def make_step(
             "micro_batches=1, or Variance() and SquaredNorms(), which merge"
         )
     gradient = mean_gradient(loss, has_aux=has_aux, caller="make_step")
-    optimizer = optax.with_extra_args_support(optimizer)
+    accepted = _accepted_arguments(optimizer)
 
     def step(state: TrainState, batch: chex.ArrayTree, weights=None):
         size = batch_size(batch, "make_step")
@@ -105,11 +107,17 @@ def make_step(
                 measure_chunk, state.params, batch, weights, size // micro_batches
             )
         results = measure.finalize(states, state.params)
-        value = jnp.sum(losses * weights) / jnp.sum(weights)
+        value = _weighted_mean(losses, weights)
         grads = results["mean"]
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
+        extra = {
+            "value": value,
+            "grad": grads,
+            "value_fn": lambda p: _weighted_mean(gradient(p, batch, weights)[0], weights),
+        }
+        extra = {name: x for name, x in extra.items() if accepted(name)}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
         params: Any = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(_wide(grads))}
         if stats is not None:
             metrics["statistics"] = results["user"]
         if has_aux:
@@ -117,3 +125,26 @@ def make_step(
         return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
     return jax.jit(step, donate_argnums=(0,) if donate else ()) if jit else step
+
+
+def _accepted_arguments(optimizer) -> Callable[[str], bool]:
+    """Which extra arguments `optimizer.update` takes; TypeError where it is no optimizer."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            "`make_step`: `optimizer` must be an optax transformation such as optax.adam(1e-3), "
+            f"got {type(optimizer).__name__}"
+        )
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return lambda name: False
+    parameters = inspect.signature(optimizer.update).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return lambda name: open_ended or name in parameters
+
+
+def _weighted_mean(losses, weights):
+    return jnp.sum(losses * weights) / jnp.sum(weights)
+
+
+def _wide(tree):
+    """In float32 at least: the norm of float16 gradients overflows."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)

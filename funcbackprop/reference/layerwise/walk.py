@@ -66,6 +66,7 @@ class LayerwiseGradient:
 
     spec: Any
     loss: str
+    __name__ = "layerwise"
 
     def __call__(self, params: Any, batch: Any, weights: Any = None) -> tuple[float, Any]:
         value, grads, _ = self.with_sizes(params, batch, weights)
@@ -76,7 +77,7 @@ class LayerwiseGradient:
 
         Two gradients a and b of a leaf agree to a tolerance if max|a - b| <= tol max(max|b|, m).
         m is the largest sum of |terms| that forms an element of the leaf (the terms of the weighted
-        sum over examples and positions), times kappa = max(1, max d_size / max|d|), where
+        sum over examples and positions), times kappa = max(1, max d_size / (10 max|d|)), where
         d is the loss's derivative in the prediction, a difference such as softmax - onehot, and
         d_size the sum of the two: near the optimum it cancels, for every leaf alike. The maxima go
         over the batch, weights included.
@@ -180,9 +181,14 @@ def _rows_with_weight(batch, weights):
     return (x, y[keep]), w[keep] / w.sum()
 
 
+# softmax - onehot is one subtraction of two numbers with a few roundings each, where a tolerance on
+# m leaves room for sums of a thousand terms: a tenth of it is ample.
+_ONE_SUBTRACTION = 0.1
+
+
 def _kappa(d, d_size):
     largest = _largest(np.abs(d))
-    return max(1.0, _largest(d_size) / largest) if largest > 0 else 1.0
+    return max(1.0, _ONE_SUBTRACTION * _largest(d_size) / largest) if largest > 0 else 1.0
 
 
 def _largest(values):
