@@ -16,6 +16,8 @@ import numpy as np
 import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from .graph import to_varying, varying_axes
+
 Loss = Callable[[chex.ArrayTree, chex.ArrayTree], Any]
 
 
@@ -273,21 +275,13 @@ def vary_like(tree: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
     Inside `shard_map`, JAX sums the gradient of a replicated parameter over the devices. Cast
     to varying, it stays the gradient of this device's examples.
     """
-    axes = frozenset().union(*(_mesh_axes(x) for x in jax.tree.leaves(like)))
+    axes = frozenset().union(*(varying_axes(x) for x in jax.tree.leaves(like)))
 
     def vary(x):
-        missing = tuple(axes - _mesh_axes(x))
-        if not missing:
-            return x
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(x, missing, to="varying")
-        return jax.lax.pvary(x, missing)  # JAX 0.7
+        missing = tuple(sorted(axes - varying_axes(x)))
+        return to_varying(x, missing) if missing else x
 
     return jax.tree.map(vary, tree)
-
-
-def _mesh_axes(x) -> frozenset:
-    return getattr(jax.typeof(x), "vma", frozenset())
 
 
 def rows(values: chex.Array, like: chex.Array) -> chex.Array:

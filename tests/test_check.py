@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import funcbackprop as fb
@@ -105,6 +106,55 @@ def test_weights_and_nan_in_padding():
     assert report.value == pytest.approx(report.reference_value, rel=1e-6)
 
 
+def _fitted(seed=0):
+    """A model that has memorised its batch: softmax - onehot cancels everywhere."""
+    model = fb.models.mlp((8, 32, 2), "tanh")
+    x = jax.random.normal(jax.random.key(seed), (64, 8))
+    y = (x[:, 0] > 0).astype(jnp.int32)
+    loss = fb.example_loss(model.apply, fb.losses.cross_entropy)
+    optimizer = optax.adam(3e-2)
+    step = fb.training.make_step(loss, optimizer)
+    state = fb.training.init_state(model.init(jax.random.key(1), x[0]), optimizer, 0)
+    state = fb.training.fit(step, state, lambda number: ((x, y), None), steps=1500)
+    reference = fb.reference.layerwise.value_and_grad(model, fb.losses.cross_entropy)
+    return loss, state.params, (x, y), reference
+
+
+def test_a_fitted_model_is_never_said_to_agree_with_a_wrong_gradient():
+    loss, params, batch, reference = _fitted()
+    _, grads = reference(params, batch)
+    right = fb.check_gradients(loss, params, batch, reference=reference)
+    assert {x.verdict for x in right.leaves} <= {"agrees", "not audited"}, str(right)
+    for factor in (0.0, -1.0, 2.0, 1.1):
+        wrong = jax.tree.map(lambda g, f=factor: np.float32(f * g), grads)
+        report = fb.check_gradients(loss, params, batch, wrong, reference=reference)
+        assert "agrees" not in {x.verdict for x in report.leaves}, str(report)
+
+
+def test_below_resolution_says_what_to_do():
+    class Reference:
+        def __call__(self, params, batch, weights=None):
+            return 0.0, np.full(2, 1e-4)
+
+        def with_sizes(self, params, batch, weights=None):
+            return 0.0, np.full(2, 1e-4), 1.0
+
+    report = fb.check_gradients(
+        *(lambda p, x: 1e-4 * jnp.sum(p * x), jnp.ones(2), jnp.ones((2, 2))),
+        reference=Reference(),
+    )
+    assert report.leaves[0].verdict == "not audited"
+    assert report.leaves[0].resolution == pytest.approx(0.1)
+    assert "could not tell it from a wrong one" in str(report)
+
+
+def test_both_losses_are_shown():
+    report = fb.check_gradients(
+        *(loss, PARAMS, BATCH), reference=lambda p, b, w: (7.35, by_hand(p, b)[1])
+    )
+    assert "by the reference 7.35" in str(report)
+
+
 def test_without_a_reference_nothing_is_said_to_agree():
     report = fb.check_gradients(loss, PARAMS, BATCH)
     assert not report.ok
@@ -168,6 +218,12 @@ SEPARABILITY = {
     "mask over the batch": (_masked, (TOKENS, MASK), None, "mask-normalised"),
     "mask, with its weights": (_masked, (TOKENS, MASK), MASK.sum(1), "separable"),
     "not finite": (lambda p, x: jnp.mean(jnp.log(x @ p["w"])) * p["scale"], X, None, "not finite"),
+    "NaN in padding": (
+        lambda p, x: jnp.mean(_per_example(p, x)),
+        X.at[0].set(jnp.nan),
+        jnp.array([0.0, 1.0, 1.0, 1.0]),
+        "separable",
+    ),
 }
 
 
@@ -196,3 +252,15 @@ def test_coupling_names_the_leaf():
 def test_separable_needs_two_examples():
     with pytest.raises(ValueError, match="at least 2 examples, got 1"):
         fb.check_separable(lambda p, x: jnp.mean(x @ p["w"]), W, X[:1])
+    with pytest.raises(ValueError, match="at least 2 examples need a positive weight, got 1"):
+        fb.check_separable(lambda p, x: jnp.mean(x @ p["w"]), W, X, jnp.array([1.0, 0, 0, 0]))
+
+
+def test_a_loss_that_is_not_finite_for_one_example_says_so():
+    def batch_loss(p, x):
+        z = x @ p["w"]
+        return jnp.mean(p["scale"] * z / z.std())
+
+    result = fb.check_separable(batch_loss, W, X)
+    assert result.leaf == "a batch of 1"
+    assert "is coupled" in str(result)

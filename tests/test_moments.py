@@ -135,6 +135,46 @@ def test_below_rounding_is_repaired_by_centred_statistics():
     assert int(m.status) == 0
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_of_a_mean_in_16_bits_is_seen(dtype):
+    """gbar is rounded to the parameters' dtype, so |gbar|^2 no longer cancels against mean s_i."""
+    x = np.ones((64, 1000), np.float32)
+    x[:32] += 2**-10
+    stats = {"mean": fb.Mean(), "sq_norms": fb.SquaredNorms(), "v": fb.Variance()}
+    loss = lambda w, x: jnp.sum(w.astype(jnp.float32) * x)  # noqa: E731
+    _, g = fb.gradient_statistics(loss, stats)(jnp.zeros(1000, dtype), x)
+    m = moments(g["mean"], g["sq_norms"])
+    assert STATUS[int(m.status)][0] == "below rounding"
+    exact = moments(g["mean"], variance=g["v"], weights=np.ones(64))
+    assert int(exact.status) == 0
+
+
+def test_one_weight_that_dwarfs_the_others_is_one_example():
+    g = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], np.float32)
+    w = np.array([1.0, 1e-9], np.float32)
+    s = statistics(g, w)
+    m = moments(s["mean"], s["sq_norms"], weights=w)
+    assert STATUS[int(m.status)][0] == "one example"
+
+
+def test_noise_scale_can_be_differentiated():
+    def scale(a):
+        g = jnp.array([[1.0, 2.0], [1.5, 2.5], [0.5, 2.0]]) * jnp.array([1.0, 1.0])[None] + a
+        return moments(g.mean(0), jnp.sum(g**2, 1)).noise_scale
+
+    h = 1e-2
+    slope = (scale(h) - scale(-h)) / (2 * h)
+    assert float(jax.grad(scale)(0.0)) == pytest.approx(float(slope), rel=1e-2)
+
+
+def test_moments_of_many_batches_print():
+    g = jnp.arange(12.0).reshape(2, 3, 2)
+    m = jax.vmap(lambda g: moments(g.mean(0), jnp.sum(g**2, 1)))(g)
+    assert "['ok' 'ok']" in str(m)
+    assert m.explain().count("\n") == 1
+    assert m.to_dict()["status"] == ["ok", "ok"]
+
+
 def test_negative_gradient_norm_is_reported_and_the_scale_is_unbounded():
     s = statistics(np.array(STATUSES["gradient not above zero"][0], np.float32))
     m = moments(s["mean"], s["sq_norms"])

@@ -1,5 +1,9 @@
 """Statistics against their definitions: one `jax.grad` per example, then two passes in float64."""
 
+import os
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -334,3 +338,75 @@ def test_errors(name):
     call, kind, message = ERRORS[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+import funcbackprop as fb
+from jax.sharding import AxisType, PartitionSpec as P
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+stats = {"norms": fb.SquaredNorms(), "mean": fb.Mean(), "v": fb.Variance()}
+x = jnp.arange(1.0, 9.0)
+w = jnp.array([1.0, 1, 1, 0, 1, 1, 1, 1])
+for limit in (None, 24):                              # one chunk, and chunks of 2
+    measure = fb.gradient_statistics(lambda p, x: 0.5 * (p - x) ** 2, stats, memory_limit=limit)
+    def local(p, x, w):
+        g = measure(p, x, w)[1]
+        mean = fb.per_example.mean_gradient(lambda p, x: 0.5 * (p - x) ** 2)(p, x, w)[2]
+        return g["norms"], g["mean"][None], g["v"][None], mean[None]
+    f = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("d"), P("d")),
+                              out_specs=(P("d"),) * 4))
+    norms, mean, variance, plain = f(jnp.float32(0), x, w)
+    np.testing.assert_allclose(norms, np.where(w > 0, x**2, 0))
+    np.testing.assert_allclose(mean, [-2.0, -6.5])    # of each device's own examples
+    np.testing.assert_allclose(plain, mean)
+    np.testing.assert_allclose(variance, [1.0, 5 / 3], rtol=1e-6)
+"""
+
+
+@pytest.mark.core
+def test_on_the_examples_of_one_device_inside_shard_map():
+    """JAX would sum the gradients of replicated parameters over the devices."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "NPROC": "32", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-3, 1.0, 1e20])
+def test_weights_have_no_unit(unit):
+    measure = fb.gradient_statistics(
+        lambda p, x: p * x, {"mean": fb.Mean(), "variance": fb.Variance(), "s": fb.SquaredNorms()}
+    )
+    w = jnp.array([1.0, 2.0, 0.5, 0.0]) * unit
+    x = jnp.array([1.0, 2.0, 4.0, 8.0])
+    _, g = measure(jnp.float32(1), x, w)
+    _, expected = measure(jnp.float32(1), x, w / unit)
+    chex.assert_trees_all_close(g, expected, rtol=1e-5)
+    m = fb.noise.moments(g["mean"], g["s"], weights=w)
+    assert float(m.S) == pytest.approx(float(g["variance"]), rel=1e-5)
+    _, single = measure(jnp.float32(1), x[:1], w[:1])
+    assert np.isnan(single["variance"])
+
+
+@pytest.mark.parametrize(("bad", "text"), [(-1.0, "-1.0"), (np.nan, "nan"), (np.inf, "inf")])
+def test_weights_that_are_none(bad, text):
+    measure = fb.gradient_statistics(lambda p, x: p * x, fb.Mean())
+    weights = jnp.array([1.0, bad, 1.0])
+    with pytest.raises(ValueError, match=f"row 1 has {text}"):
+        measure(jnp.float32(1), jnp.ones(3), weights)
+    _, traced = jax.jit(measure)(jnp.float32(1), jnp.ones(3), weights)
+    assert np.isnan(traced)
+
+
+def test_python_numbers_for_parameters():
+    stats = {"i": fb.InnerWithMean(), "d": fb.SquaredDeviations(), "m": fb.Mean()}
+    _, g = fb.gradient_statistics(lambda p, x: p * x, stats)(2.0, jnp.array([1.0, 3.0]))
+    np.testing.assert_allclose(g["i"], [2, 6])
+    np.testing.assert_allclose(g["d"], [1, 1])

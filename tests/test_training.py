@@ -41,9 +41,9 @@ def noisy_loss(p, example):
     return loss(p, (x * jax.random.bernoulli(key, 0.5, x.shape), y))
 
 
-def one_step(loss=loss, batch=(X[:12], Y[:12]), weights=None, **options):
-    step = make_step(loss, OPTIMIZER, **options)
-    return step(init_state(PARAMS, OPTIMIZER, 0), batch, weights)
+def one_step(loss=loss, batch=(X[:12], Y[:12]), weights=None, optimizer=OPTIMIZER, **options):
+    step = make_step(loss, optimizer, **options)
+    return step(init_state(PARAMS, optimizer, 0), batch, weights)
 
 
 @pytest.mark.core
@@ -136,6 +136,42 @@ def test_optimizers_that_want_the_loss_get_it():
     assert int(state.step) == 1
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),
+        optax.lbfgs(0.1, linesearch=None),
+        optax.contrib.prodigy(),
+        optax.contrib.dog(1.0),
+        optax.MultiSteps(optax.adam(0.1), 2),
+        optax.contrib.schedule_free_adamw(0.1),
+    ],
+    ids=["lbfgs", "lbfgs, no line search", "prodigy", "dog", "MultiSteps", "schedule free"],
+)
+def test_unusual_optimizers(optimizer):
+    step = make_step(loss, optimizer)
+    state = init_state(PARAMS, optimizer, 0)
+    for _ in range(4):
+        state, metrics = step(state, (X, Y))
+    assert np.isfinite(float(metrics["loss"]))
+
+
+def test_aux_of_padding_is_zero_with_and_without_statistics():
+    def with_aux(p, example):
+        return loss(p, example), example[1][0] + 1
+
+    for stats in (None, fb.Mean()):
+        _, metrics = one_step(with_aux, weights=WEIGHTS, has_aux=True, stats=stats)
+        np.testing.assert_array_equal(np.asarray(metrics["aux"]) == 0, WEIGHTS == 0)
+
+
+def test_gradient_norm_of_float16_parameters_does_not_overflow():
+    params = jnp.zeros(4, jnp.float16)
+    step = make_step(lambda p, x: jnp.sum(p * x), optax.sgd(0.1))
+    _, metrics = step(init_state(params, optax.sgd(0.1), 0), jnp.full((2, 4), 300.0, jnp.float16))
+    assert float(metrics["grad_norm"]) == pytest.approx(600)
+
+
 STEP_ERRORS = {
     "not divisible": (
         {"micro_batches": 5},
@@ -148,6 +184,7 @@ STEP_ERRORS = {
         ValueError,
         "must come before SquaredDeviations, which micro_batches=2 cannot give",
     ),
+    "not an optimizer": ({"jit": False, "optimizer": 3}, TypeError, "must be an optax transform"),
     "weights": ({"weights": np.ones(3)}, ValueError, r"`weights` must have shape \(12,\)"),
 }
 
@@ -255,6 +292,45 @@ def test_an_iterable_is_followed_to_its_end():
 def test_iterable_with_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`data` must be a function of the step"):
         fit(None, None, [], steps=1, checkpoint=Checkpoints(tmp_path))
+
+
+def test_data_of_the_wrong_form():
+    step = make_step(loss, OPTIMIZER)
+    wrong = {
+        "must give pairs .*got ndarray at step 0": lambda number: X,
+        r"of shape \(30, 1\) in place of the weights": lambda number: (X, Y),
+    }
+    for message, data in wrong.items():
+        with pytest.raises(TypeError, match=message):
+            fit(step, init_state(PARAMS, OPTIMIZER, 0), data, steps=1)
+
+
+def test_a_stop_iteration_inside_a_data_function_is_not_the_end():
+    def data(number):
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        fit(make_step(loss, OPTIMIZER), init_state(PARAMS, OPTIMIZER, 0), data, steps=1)
+
+
+def test_rows_are_never_repeated_without_a_checkpoint(tmp_path):
+    path = tmp_path / "m.jsonl"
+    data = batches((X, Y), 10)
+    step = make_step(loss, OPTIMIZER)
+    state = fit(*(step, init_state(PARAMS, OPTIMIZER, 0), data), steps=2, records=Records(path))
+    path.write_text(path.read_text() + '{"kind": "st')  # a line torn by a kill
+    fit(step, state, data, steps=4, records=Records(path))
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="already has rows up to step 4"):
+        fit(step, init_state(PARAMS, OPTIMIZER, 0), data, steps=2, records=Records(path))
+
+
+def test_checkpoint_of_another_optimizer(tmp_path):
+    checkpoint = Checkpoints(tmp_path)
+    checkpoint.save(1, init_state(PARAMS, optax.adam(0.1), 0))
+    with pytest.raises(ValueError, match="does not fit this training state"):
+        checkpoint.restore(init_state(PARAMS, optax.sgd(0.1), 0))
+    checkpoint.close()
 
 
 @pytest.mark.parametrize("options", [{"steps": -1}, {"steps": 1, "in_flight": 0}])

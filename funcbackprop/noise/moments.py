@@ -80,7 +80,7 @@ class Moments(NamedTuple):
             values = {name: np.asarray(getattr(self, name)) for name in _NUMBERS}
         except jax.errors.TracerArrayConversionError:
             return "Moments(traced)"
-        show = {"float_kind": "{:.4g}".format}
+        show: Any = {"float_kind": "{:.4g}".format}
         text = "  ".join(f"{k} {np.array2string(v, formatter=show)}" for k, v in values.items())
         return f"{text}  status: {self._status_names()}"
 

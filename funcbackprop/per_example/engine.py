@@ -155,7 +155,8 @@ class Measure:
             return carry, (losses, aux, per_example)
 
         empty = [() if stat.per_example else stat.init(params) for stat in self.stats]
-        carry, stacked = jax.lax.scan(body, vary_like(empty, (params, data)), head)
+        start: Any = vary_like(empty, (params, data))
+        carry, stacked = jax.lax.scan(body, start, head)
         losses, aux, per_example = jax.tree.map(
             lambda x: x.reshape(count * size, *x.shape[2:]), stacked
         )

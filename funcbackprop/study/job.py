@@ -87,7 +87,7 @@ def _try_once(config: TrainConfig, problem: Problem) -> None:
     """Try every part of the problem on one or two examples, before anything is written."""
     try:
         params = jax.eval_shape(lambda: initial_params(problem, 0))
-        data = problem.data(0, 0, 0) if callable(problem.data) else problem.data
+        data: Any = problem.data(0, 0, 0) if callable(problem.data) else problem.data
         if problem.weights is not None and not callable(problem.data):
             checked_weights(problem.weights, batch_size(data, "Problem"), "Problem")
         two = jax.tree.map(lambda x: x[:2], data)
