@@ -60,3 +60,26 @@ stream = fb.Problem(_noisy, init, _stream, "stream", rng=True, has_aux=True)
 
 misfit = fb.Problem(loss, {"w": jnp.ones(5), "b": jnp.float32(0)}, (X, Y), "misfit")
 not_a_problem = 3
+no_arrays = fb.Problem(loss, init, [1, 2, 3], "no-arrays")
+bad_weights = fb.Problem(loss, init, (X, Y), "bad-weights", weights=np.ones(3))
+bad_metric = fb.Problem(loss, init, (X, Y), "bad-metric", metrics={"x": lambda p, e: e[0]})
+
+
+def _padded_by_hand(params, batch, weights=None):
+    x, y = (np.asarray(a, np.float64) for a in batch)
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    x, y, w = x[w > 0], y[w > 0], w[w > 0] / w.sum()
+    error = x @ np.asarray(params["w"], np.float64) + float(params["b"]) - y
+    return 0.5 * np.sum(w * error**2), {"w": x.T @ (w * error), "b": np.sum(w * error)}
+
+
+# Every fifth row is padding, and NaN.
+_ROWS = np.arange(40) % 5 > 0
+padded = fb.Problem(
+    loss,
+    init,
+    (np.where(_ROWS[:, None], X, np.nan).astype(np.float32), Y),
+    "padded",
+    weights=_ROWS.astype(np.float32),
+    reference=_padded_by_hand,
+)
