@@ -33,6 +33,16 @@ def test_one_example_under_vmap_is_the_batch_loss():
     assert float(singles.mean()) == pytest.approx(float(batch_loss(w, batch)))
 
 
+class TestVariants(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_one_example_and_attach_keys(self):
+        loss = fb.one_example(lambda w, x: jnp.mean(x @ w))
+        value = self.variant(loss)(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
+        assert float(value) == 11.0
+        _, keys = self.variant(fb.attach_keys)(jnp.zeros((3, 2)), jax.random.key(0))
+        chex.assert_shape(keys, (3,))
+
+
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey], ids=["typed", "raw"])
 def test_attach_keys_gives_every_example_its_own(make):
     batch, keys = fb.attach_keys({"x": jnp.zeros((5, 2))}, make(0))

@@ -1,5 +1,6 @@
 """Moments of the noise: formulas by hand, closed forms by |z| < 4, and what cannot be estimated."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +55,15 @@ def test_formulas(x64, source):
     assert_agree(m.per_leaf["a"].S + leaf.S, m.S, "float64")
     assert m.examples == 6
     assert m.explain() == STATUS[0][1]
+
+
+class TestVariants(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_with_and_without_jit(self):
+        g = jnp.array([[1.0, 2.0], [1.5, 2.5], [0.5, 2.0]])
+        m = self.variant(moments)(g.mean(0), jnp.sum(g**2, 1))
+        S, sq_norm = by_definition(np.asarray(g, np.float64))
+        chex.assert_trees_all_close((m.S, m.sq_gradient_norm), (S, sq_norm), rtol=1e-4)
 
 
 def test_weights(x64):

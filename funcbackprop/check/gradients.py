@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ _ADVICE = {
     "models it is "
     "funcbackprop.reference.layerwise.value_and_grad(model, loss).",
 }
+_WIDTH = 80  # columns of a terminal
 _WORST_FIRST = ("not finite", "differs", "not audited", "below resolution", "agrees")
 # A leaf whose relative error would have to be larger than this to be noticed is not audited ...
 _RESOLUTION = 1e-2
@@ -72,7 +74,7 @@ class LeafCheck:
 
 @dataclasses.dataclass(frozen=True)
 class GradientCheck:
-    """The result of `check_gradients`; `str` is a table.
+    """The result of `check_gradients`; `str` is a table with the worst element of each leaf.
 
     Attributes:
       leaves: one `LeafCheck` for each parameter leaf, in tree order.
@@ -95,25 +97,30 @@ class GradientCheck:
     def __str__(self):
         rows = [
             (
-                x.leaf,
+                _dotted(x.leaf),
                 x.verdict,
                 x.relative_error,
-                x.cosine_error,
-                "" if x.worst_index is None else str(list(x.worst_index)),
+                "" if x.worst_index is None else ",".join(map(str, x.worst_index)),
                 x.got,
                 x.expected,
             )
             for x in self.leaves
         ]
-        headers = ("leaf", "verdict", "relative", "cosine", "worst at", "gradient", "reference")
+        headers = ("leaf", "verdict", "relative", "worst at", "gradient", "reference")
         found = {_reason(leaf) for leaf in self.leaves} or {"agrees"}
         advice = next(_ADVICE[reason] for reason in _WORST_FIRST if reason in found)
-        return "\n".join([tables.text(rows, headers), *self._losses(), advice])
+        return "\n".join([tables.text(rows, headers, width=_WIDTH), *self._losses(), advice])
 
     def _losses(self):
         if self.reference_value is not None:
             numbers = (tables.number(x, 6) for x in (self.value, self.reference_value))
             yield "loss {}, by the reference {}".format(*numbers)
+
+
+def _dotted(leaf: str) -> str:
+    """`params['layers'][0]['w']` as `layers.0.w`, which leaves room for the numbers."""
+    dotted = re.sub(r"\[['\"]?([^]'\"]*)['\"]?\]", r".\1", leaf).removeprefix("params")
+    return dotted.lstrip(".") or leaf
 
 
 def _reason(leaf: LeafCheck) -> str:
