@@ -347,7 +347,7 @@ def test_checkpoint_arguments(tmp_path):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "adafactor", "lamb"])
 def test_optimizer_states_and_typed_keys_come_back(tmp_path, optimizer):
     optimizer = getattr(optax, optimizer)(1e-2)
-    params = {"a": [jnp.ones((2, 3), jnp.bfloat16)], "b": jnp.float32(2)}
+    params = {"a": [jnp.ones((2, 3), jnp.bfloat16)], "b": jnp.float32(2), "c": jnp.ones((0, 3))}
     state = init_state(params, optimizer, 7)
     checkpoint = Checkpoints(tmp_path)
     assert checkpoint.restore(state) is None

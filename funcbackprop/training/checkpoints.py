@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .state import TrainState
 
@@ -39,19 +40,20 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             return None
-        target = jax.tree.map(lambda x: _ocp().utils.to_shape_dtype_struct(x), like)
+        target = jax.tree.map(_ocp().utils.to_shape_dtype_struct, _storable(like))
         try:
-            return self._open().restore(step, args=_ocp().args.StandardRestore(target))
+            found = self._open().restore(step, args=_ocp().args.StandardRestore(target))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"`Checkpoints`: the checkpoint of step {step} in {self.folder} does not fit this "
                 "training state: another model, optimizer or shapes? Give another folder, or the "
                 "model and optimizer that wrote it"
             ) from error
+        return jax.tree.map(lambda x, y: y if y.size == 0 else x, found, like)
 
     def save(self, step: int, state: TrainState) -> None:
         """Write the checkpoint of `step` and wait until it is whole."""
-        self._open().save(step, args=_ocp().args.StandardSave(state), force=True)
+        self._open().save(step, args=_ocp().args.StandardSave(_storable(state)), force=True)
         self._open().wait_until_finished()
 
     def close(self) -> None:
@@ -69,6 +71,11 @@ class Checkpoints:
             )
             self._manager = _ocp().CheckpointManager(self.folder, options=options)
         return self._manager
+
+
+def _storable(state: TrainState) -> TrainState:
+    """`state` with a scalar in place of every empty array, which Orbax refuses to store."""
+    return jax.tree.map(lambda x: jnp.zeros(()) if x.size == 0 else x, state)
 
 
 def _ocp():
