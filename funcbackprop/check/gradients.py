@@ -54,7 +54,8 @@ class LeafCheck:
         form an element, where the reference knows it (0 otherwise).
       cosine_error: 1 - cos(a, b).
       worst_index: where |a - b| is largest.
-      got, expected: the two values there.
+      got: the value there of the gradient that was judged.
+      expected: the value there of the reference.
       tolerance: what `relative_error` is held to.
       resolution: tolerance max(max|b|, m)/max|b|, the smallest change of the whole leaf that would
         be noticed. Above 0.01 a leaf that seems to agree is "not audited", unless it is zero by
@@ -78,7 +79,8 @@ class GradientCheck:
 
     Attributes:
       leaves: one `LeafCheck` for each parameter leaf, in tree order.
-      value, reference_value: the loss by both; the latter is None without a reference.
+      value: the mean loss of the batch.
+      reference_value: the same by the reference, or None without one.
     """
 
     leaves: tuple[LeafCheck, ...]
