@@ -120,8 +120,10 @@ def test_definition_float64(x64, name, route):
 
 @pytest.mark.full
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("route", "dtype"),
+    [*((route, "float64") for route in ROUTES), ("jit, chunks of 2", "float32")],
+)
 @pytest.mark.parametrize("name", CASES)
 def test_definition_all(x64, name, route, dtype, weighted):
     check(name, route, dtype, weighted)
