@@ -262,6 +262,22 @@ def without_padding(batch: chex.ArrayTree, weights: chex.Array) -> chex.ArrayTre
     return jax.tree.map(fill, batch)
 
 
+def prepared(params, batch, weights, caller: str) -> tuple:
+    """`(params, batch, weights [B], padded)`, checked, and with padding rows made harmless."""
+    checked_params(params, caller)
+    padded = weights is not None
+    weights = checked_weights(weights, batch_size(batch, caller), caller)
+    if padded:
+        batch = without_padding(batch, weights)
+    return vary_like(params, (batch, weights)), batch, weights, padded
+
+
+def wide(x: chex.Numeric) -> jax.Array:
+    """At least float32: squares of float16 overflow and sums of bfloat16 stall."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def zero_padding(x: chex.Array, weights: chex.Array) -> chex.Array:
     """`x` [B, ...] with zeros in the rows of weight 0; random keys, which have no zero, stay."""
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):

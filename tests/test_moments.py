@@ -167,6 +167,11 @@ def test_one_weight_that_dwarfs_the_others_is_one_example():
     assert STATUS[int(m.status)][0] == "one example"
 
 
+def test_a_model_without_parameters():
+    m = moments({}, {}, weights=np.ones(3))
+    assert float(m.sq_gradient_norm) == 0.0
+
+
 def test_noise_scale_can_be_differentiated():
     def scale(a):
         g = jnp.array([[1.0, 2.0], [1.5, 2.5], [0.5, 2.0]]) * jnp.array([1.0, 1.0])[None] + a

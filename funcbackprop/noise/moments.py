@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..contract import checked_weights, same_structure
+from ..contract import checked_weights, same_structure, wide
 from ..files import json_safe
 from ..per_example import total
 
@@ -143,7 +143,9 @@ def moments(
     if name == "variance":
         spread = jax.tree.map(jnp.sum, spread)
     eps = jax.tree.map(lambda m: float(jnp.finfo(jnp.result_type(m)).eps), mean)
-    whole = _moments(rule, total(sq_mean), total(spread), weights, max(jax.tree.leaves(eps)))
+    whole = _moments(
+        rule, total(sq_mean), total(spread), weights, max(jax.tree.leaves(eps), default=0.0)
+    )
     if jax.tree.structure(spread) != jax.tree.structure(mean):
         return whole
     leaves = jax.tree.map(lambda m, x, e: _moments(rule, m, x, weights, e), sq_mean, spread, eps)
@@ -231,6 +233,5 @@ def _weights(given, mean, weights):
 
 
 def _sq_norm(x):
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = wide(x)
     return jnp.sum((x * jnp.conj(x)).real)

@@ -11,12 +11,9 @@ import jax.numpy as jnp
 
 from ..contract import (
     Loss,
-    batch_size,
-    checked_params,
-    checked_weights,
+    prepared,
     scalar_loss,
     vary_like,
-    without_padding,
     zero_padding,
 )
 from .statistics import Mean, Statistic
@@ -119,13 +116,8 @@ class Measure:
 
     def states(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights=None) -> tuple:
         """`(losses [B], aux, states)`: one state for each statistic, not finalized."""
-        size = batch_size(batch, "gradient_statistics")
-        checked_params(params, "gradient_statistics")
-        padded = weights is not None
-        weights = checked_weights(weights, size, "gradient_statistics")
-        params = vary_like(params, (batch, weights))
-        if padded:
-            batch = without_padding(batch, weights)
+        params, batch, weights, padded = prepared(params, batch, weights, "gradient_statistics")
+        size = len(weights)
         chunk = _even(size, self._chunk_size(params))
         if chunk == size:
             return self._one_chunk(params, batch, weights, padded)

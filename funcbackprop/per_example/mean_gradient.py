@@ -5,12 +5,8 @@ import jax.numpy as jnp
 
 from ..contract import (
     Loss,
-    batch_size,
-    checked_params,
-    checked_weights,
+    prepared,
     scalar_loss,
-    vary_like,
-    without_padding,
     zero_padding,
 )
 
@@ -24,13 +20,7 @@ def mean_gradient(loss: Loss, *, has_aux: bool = False, caller: str = "mean_grad
     loss = scalar_loss(loss, has_aux, caller)
 
     def f(params, batch, weights=None):
-        checked_params(params, caller)
-        size = batch_size(batch, caller)
-        padded = weights is not None
-        weights = checked_weights(weights, size, caller)
-        params = vary_like(params, (batch, weights))
-        if padded:
-            batch = without_padding(batch, weights)
+        params, batch, weights, padded = prepared(params, batch, weights, caller)
         weight = jnp.sum(weights)
         share = weights / jnp.where(weight > 0, weight, 1)
 

@@ -14,6 +14,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ..contract import wide
+
 State = Any
 
 
@@ -76,7 +78,7 @@ class Mean:
 
     def of(self, grads, weight):
         """The state of examples of total weight `weight` whose mean gradient is `grads`."""
-        return {"weight": weight, "mean": jax.tree.map(_wide, grads)}
+        return {"weight": weight, "mean": jax.tree.map(wide, grads)}
 
     def merge(self, a, b):
         weight = a["weight"] + b["weight"]
@@ -139,7 +141,7 @@ class Variance:
     def add(self, state, grads, weights, mean=None):
         chunk = _chunk_mean(grads, weights)
         deviations = jax.tree.map(
-            lambda g, m: _weighted_sum(_abs2(_wide(g) - m[None]), weights), grads, chunk["mean"]
+            lambda g, m: _weighted_sum(_abs2(wide(g) - m[None]), weights), grads, chunk["mean"]
         )
         # sum w^2/sum w, which neither over- nor underflows, whatever the unit of the weights.
         share = jnp.sum(weights * _ratio(weights, chunk["weight"]))
@@ -233,7 +235,7 @@ class InnerWithMean(_Rows):
 
     @staticmethod
     def of_leaf(g, weights, mean):
-        return _sum_per_row((_wide(g) * jnp.conj(_wide(mean))[None]).real)
+        return _sum_per_row((wide(g) * jnp.conj(wide(mean))[None]).real)
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class SquaredDeviations(_Rows):
 
     @staticmethod
     def of_leaf(g, weights, mean):
-        deviations = _sum_per_row(_abs2(_wide(g) - _wide(mean)[None]))
+        deviations = _sum_per_row(_abs2(wide(g) - wide(mean)[None]))
         return jnp.where(weights > 0, deviations, 0)
 
 
@@ -257,7 +259,7 @@ def _chunk_mean(grads, weights):
     divisor = jnp.where(weight > 0, weight, 1)
 
     def mean_of(g):
-        total = _weighted_sum(_wide(g), weights)
+        total = _weighted_sum(wide(g), weights)
         return total / divisor.astype(_real(total.dtype))
 
     mean = jax.tree.map(mean_of, grads)
@@ -274,14 +276,8 @@ def _sum_per_row(x):
 
 
 def _abs2(x):
-    x = _wide(x)
+    x = wide(x)
     return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
-
-
-def _wide(x):
-    """At least float32: squares of float16 overflow and sums of bfloat16 stall."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _accumulator(p):

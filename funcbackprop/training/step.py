@@ -14,6 +14,7 @@ from ..contract import (
     attach_keys,
     batch_size,
     checked_weights,
+    wide,
     without_padding,
 )
 from ..per_example import Mean, gradient_statistics, mean_gradient
@@ -91,13 +92,14 @@ def make_step(
         weights = checked_weights(weights, size, "make_step")
         if rng:
             batch = attach_keys(batch, jax.random.fold_in(state.key, state.step))
-        if padded:
+        if padded and micro_batches > 1:  # a micro-batch may be nothing but padding
             batch = without_padding(batch, weights)
 
         def measure_chunk(batch, weights):
+            given = weights if padded else None
             if stats is not None:
-                return measure.states(state.params, batch, weights if padded else None)
-            losses, aux, grads = gradient(state.params, batch, weights)
+                return measure.states(state.params, batch, given)
+            losses, aux, grads = gradient(state.params, batch, given)
             return losses, aux, [Mean().of(grads, jnp.sum(weights))]
 
         if micro_batches == 1:
@@ -117,7 +119,7 @@ def make_step(
         extra = {name: x for name, x in extra.items() if accepted(name)}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
         params: Any = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(_wide(grads))}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(jax.tree.map(wide, grads))}
         if stats is not None:
             metrics["statistics"] = results["user"]
         if has_aux:
@@ -143,8 +145,3 @@ def _accepted_arguments(optimizer) -> Callable[[str], bool]:
 
 def _weighted_mean(losses, weights):
     return jnp.sum(losses * weights) / jnp.sum(weights)
-
-
-def _wide(tree):
-    """In float32 at least: the norm of float16 gradients overflows."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
