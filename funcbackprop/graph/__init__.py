@@ -1,5 +1,26 @@
-"""What lies under JAX's public surface, and what differs between its versions."""
+"""The computational graph: a function as a program of equations. Only this room knows jaxprs."""
 
+from .capture import trace
+from .evaluate import evaluate, evaluate_wide, is_key, stack, to_numpy, wide_dtype, widen
+from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import to_varying, varying_axes
 
-__all__ = ["to_varying", "varying_axes"]
+__all__ = [
+    "Call",
+    "Equation",
+    "Literal",
+    "Program",
+    "Source",
+    "UnsupportedPrimitive",
+    "Variable",
+    "evaluate",
+    "evaluate_wide",
+    "is_key",
+    "stack",
+    "to_numpy",
+    "to_varying",
+    "trace",
+    "varying_axes",
+    "wide_dtype",
+    "widen",
+]

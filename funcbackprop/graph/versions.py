@@ -1,9 +1,13 @@
-"""Differences between the versions of JAX, all in this file."""
+"""Differences between the versions of JAX, and what is not public in any, all in this file."""
 
 from typing import Any
 
 import chex
 import jax
+from jax._src import source_info_util
+from jax.extend import core
+
+from .program import UNKNOWN, Source
 
 _lax: Any = jax.lax
 
@@ -22,3 +26,60 @@ def to_varying(x: chex.Numeric, axes: tuple[str, ...]) -> chex.Array:
     if hasattr(_lax, "pcast"):
         return _lax.pcast(x, axes, to="varying")
     return _lax.pvary(x, axes)  # JAX 0.7
+
+
+def enable_x64():
+    """A context in which this thread computes in 64 bits."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # JAX 0.7
+
+    return enable_x64()
+
+
+def open_jaxpr(held: Any) -> tuple[Any, tuple]:
+    """(jaxpr, constants) of a closed or open one; which of them a primitive holds varies."""
+    if hasattr(held, "jaxpr"):
+        return held.jaxpr, tuple(held.consts)
+    return held, tuple(getattr(held, "consts", ()))
+
+
+def is_variable(atom: Any) -> bool:
+    return not isinstance(atom, core.Literal)
+
+
+def dtype(aval: Any) -> Any:
+    """The dtype of an array or of what a mutable array holds; None for tokens."""
+    inner = getattr(aval, "inner_aval", aval)
+    return getattr(inner, "dtype", None)
+
+
+def has_programs(params: dict[str, Any]) -> bool:
+    """Whether a parameter is a jaxpr, or a tuple or list with one in it."""
+
+    def is_program(value):
+        return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
+
+    return any(
+        is_program(value)
+        or (isinstance(value, tuple | list) and any(is_program(item) for item in value))
+        for value in params.values()
+    )
+
+
+def source(eqn: Any) -> Source:
+    """The innermost frame that is neither JAX's nor the standard library's."""
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    if frame is None:
+        return UNKNOWN
+    return Source(frame.file_name, frame.start_line, frame.function_name)
+
+
+def function_name(jaxpr: Any, eqn: Any) -> tuple[str, bool]:
+    """(name, whether it is JAX's own) of the function that was called."""
+    info = getattr(jaxpr, "debug_info", None)
+    text = getattr(info, "func_src_info", None) or ""
+    name, _, place = text.partition(" at ")
+    file = place.rpartition(":")[0]
+    name = eqn.params.get("name") or name or "?"
+    return str(name), bool(file) and not source_info_util.is_user_filename(file)

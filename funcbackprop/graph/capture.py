@@ -1,0 +1,211 @@
+"""Capture: from a function to a `Program`, with calls flattened by an explicit table."""
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from . import versions
+from .program import Atom, Call, Equation, Literal, Program, UnsupportedPrimitive, Variable
+
+# primitive -> (parameter that holds its program, kind of call). A call only groups equations: its
+# program takes its place.
+CALLS = {
+    "call": ("call_jaxpr", "call"),
+    "checkpoint": ("jaxpr", "remat"),
+    "closed_call": ("call_jaxpr", "call"),
+    "composite": ("jaxpr", "composite"),
+    "compute_on": ("jaxpr", "compute_on"),
+    "core_call": ("call_jaxpr", "call"),
+    "core_closed_call": ("call_jaxpr", "call"),
+    "custom_jvp_call": ("call_jaxpr", "custom_jvp"),
+    "custom_vjp_call": ("call_jaxpr", "custom_vjp"),
+    "custom_vmap_call": ("call", "custom_vmap"),
+    "jit": ("jaxpr", "jit"),
+    "linear_call": ("callee", "linear_call"),
+    "pjit": ("jaxpr", "jit"),
+    "remat2": ("jaxpr", "remat"),
+    "remat_opt": ("fwd_jaxpr", "custom_vjp"),
+}
+
+# primitive -> parameters that hold programs which run any number of times. They stay equations.
+STRUCTURED = {
+    "cond": ("branches",),
+    "custom_linear_solve": ("jaxprs",),
+    "reduce": ("jaxpr",),
+    "reduce_window": ("jaxpr",),
+    "run_state": ("jaxpr",),
+    "scan": ("jaxpr",),
+    "shard_map": ("jaxpr",),
+    "while": ("cond_jaxpr", "body_jaxpr"),
+}
+
+# Primitives that hold a program which their name already tells (scatter-add adds), or that are
+# opaque: kernels, whose program is not made of equations on arrays, and foreign calls.
+ATOMS = {
+    "core_map",
+    "custom_partitioning",
+    "mpmd_map",
+    "pallas_call",
+    "reduce_and",
+    "reduce_or",
+    "reduce_xor",
+    "scatter",
+    "scatter-add",
+    "scatter-max",
+    "scatter-min",
+    "scatter-mul",
+    "scatter-sub",
+    "scatter_apply",
+    "select_and_scatter",
+}
+
+
+def trace(fun: Callable, keep: Collection[str] = ()) -> Callable[..., Program]:
+    """Capture a function as a program, in its own dtypes.
+
+    Args:
+      fun: a function of pytrees of arrays that JAX can trace.
+      keep: names of functions of JAX with a custom derivative rule that stay one equation, named
+        `jax:<name>`, instead of being flattened.
+
+    Returns:
+      `f(*args) -> Program`: nothing is computed; shapes and dtypes of `args` are what counts.
+
+    >>> import jax.numpy as jnp
+    >>> program = trace(lambda w, x: jnp.sum(jnp.tanh(w) * x))(jnp.ones(3), jnp.ones(3))
+    >>> [equation.name for equation in program.equations]
+    ['tanh', 'mul', 'reduce_sum']
+    """
+
+    def traced(*args):
+        leaves, in_tree = jax.tree.flatten(args)
+        out_trees = []
+
+        def flat(*leaves):
+            out, tree = jax.tree.flatten(fun(*jax.tree.unflatten(in_tree, leaves)))
+            out_trees.append(tree)
+            return out
+
+        closed = jax.make_jaxpr(flat)(*leaves)
+        program = _Capture(keep).program(closed)
+        names = tuple(keystr(path) for path, _ in tree_flatten_with_path(args)[0])
+        return Program(
+            *(program.inputs, program.constants, program.equations, program.outputs),
+            *(in_tree, out_trees[-1], names),
+        )
+
+    return traced
+
+
+class _Capture:
+    """Collects the equations of one program; programs inside it get a collector of their own."""
+
+    def __init__(self, keep: Collection[str], calls: tuple[Call, ...] = ()):
+        self.keep = keep
+        self.calls = calls
+        self.constants: list[tuple[Variable, Any]] = []
+        self.equations: list[Equation] = []
+
+    def program(self, jaxpr) -> Program:
+        jaxpr, consts = versions.open_jaxpr(jaxpr)
+        inputs = tuple(_variable(v) for v in jaxpr.invars)
+        outputs = self.flatten(jaxpr, consts, inputs, self.calls)
+        equations = _live(self.equations, outputs)
+        used = {atom for equation in equations for atom in equation.inputs} | {*outputs}
+        constants = tuple((v, value) for v, value in self.constants if v in used)
+        return Program(inputs, constants, tuple(equations), outputs)
+
+    def flatten(self, jaxpr, consts: Sequence, inputs: Sequence[Atom], calls) -> tuple[Atom, ...]:
+        """Append the equations of `jaxpr`, with fresh variables; returns its outputs."""
+        names: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for var, value in zip(jaxpr.constvars, consts, strict=True):
+            names[var] = _variable(var)
+            self.constants.append((names[var], value))
+
+        def read(atom) -> Atom:
+            return names[atom] if versions.is_variable(atom) else Literal(_literal(atom))
+
+        for eqn in jaxpr.eqns:
+            arguments = tuple(map(read, eqn.invars))
+            if eqn.primitive.name in CALLS:
+                results = self._call(eqn, arguments, calls)
+            else:
+                results = self._equation(eqn, arguments, calls)
+            names.update(zip(eqn.outvars, results, strict=True))
+        return tuple(map(read, jaxpr.outvars))
+
+    def _call(self, eqn, arguments, calls) -> tuple[Atom, ...]:
+        parameter, kind = CALLS[eqn.primitive.name]
+        jaxpr, consts = versions.open_jaxpr(eqn.params[parameter])
+        name, in_jax = versions.function_name(jaxpr, eqn)
+        if in_jax and kind in ("custom_jvp", "custom_vjp") and name in self.keep:
+            return self._kept(eqn, arguments, calls, name, parameter)
+        inner = (*calls, Call(kind, name, versions.source(eqn), in_jax))
+        return self.flatten(jaxpr, consts, arguments, inner)
+
+    def _kept(self, eqn, arguments, calls, name, parameter) -> tuple[Variable, ...]:
+        call = Call("kept", name, versions.source(eqn), True)
+        outputs = tuple(_variable(v) for v in eqn.outvars)
+        program = self._inner(eqn.params[parameter], (*calls, call))
+        self.equations.append(
+            Equation(
+                *(f"jax:{name}", arguments, outputs),
+                programs={"body": program},
+                calls=calls,
+                locate=functools.partial(versions.source, eqn),
+            )
+        )
+        return outputs
+
+    def _equation(self, eqn, arguments, calls) -> tuple[Variable, ...]:
+        name = eqn.primitive.name
+        locate = functools.partial(versions.source, eqn)
+        held = STRUCTURED.get(name, ())
+        outputs = tuple(_variable(v) for v in eqn.outvars)
+        equation = Equation(
+            *(name, arguments, outputs),
+            params={k: v for k, v in eqn.params.items() if k not in held},
+            programs={k: self._inner(eqn.params[k], calls) for k in held},
+            calls=calls,
+            locate=locate,
+            primitive=eqn.primitive,
+        )
+        if name not in STRUCTURED and name not in ATOMS and versions.has_programs(eqn.params):
+            raise UnsupportedPrimitive(
+                f"`{name}` at {equation.source} holds a program that funcbackprop does not know "
+                "how to enter. Please report it with the code that uses it."
+            )
+        self.equations.append(equation)
+        return outputs
+
+    def _inner(self, held, calls):
+        if isinstance(held, tuple):
+            return tuple(None if x is None else self._inner(x, calls) for x in held)
+        return _Capture(self.keep, calls).program(held)
+
+
+def _variable(var) -> Variable:
+    return Variable(tuple(getattr(var.aval, "shape", ())), versions.dtype(var.aval))
+
+
+def _literal(atom) -> np.ndarray:
+    return np.asarray(atom.val, versions.dtype(atom.aval))
+
+
+def _live(equations: list[Equation], outputs: Sequence[Atom]) -> list[Equation]:
+    """The equations that the outputs need, and those that write to a mutable array."""
+    live: set[Any] = set(outputs)
+    kept = []
+    for equation in reversed(equations):
+        if equation.name in _WRITES or not live.isdisjoint(equation.outputs):
+            live.update(equation.inputs)
+            kept.append(equation)
+    return kept[::-1]
+
+
+# What writes to a mutable array, or may do so in its program.
+_WRITES = {"swap", "addupdate", "accum_grad_in_ref", "cond", "scan", "while", "run_state"}

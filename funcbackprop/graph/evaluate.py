@@ -1,0 +1,95 @@
+"""Evaluation of one equation by JAX, on the CPU: in its own dtypes, or in float64."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import versions
+from .program import Equation
+
+
+def evaluate(equation: Equation, *values: Any) -> tuple[Any, ...]:
+    """The outputs of an equation, in its own dtypes.
+
+    Args:
+      values: one array for each input. Random keys are JAX arrays, all else may be NumPy.
+
+    Returns:
+      NumPy arrays; JAX arrays where they are random keys.
+
+    >>> from funcbackprop.graph import trace
+    >>> (equation,) = trace(jax.numpy.tanh)(np.float32(0)).equations
+    >>> evaluate(equation, np.float32(0.5))
+    (array(0.46211717, dtype=float32),)
+    """
+    with jax.default_device(_cpu()):
+        return _bind(equation, equation.params, values)
+
+
+def evaluate_wide(equation: Equation, *values: Any) -> tuple[Any, ...]:
+    """The outputs for float64 or complex128 inputs; dtypes among the parameters are widened.
+
+    JAX's global flag is not touched: x64 is enabled for this thread, while this runs.
+
+    >>> from funcbackprop.graph import trace
+    >>> (equation,) = trace(jax.numpy.tanh)(np.float32(0)).equations
+    >>> evaluate_wide(equation, np.float64(0.5))
+    (array(0.46211716),)
+    """
+    params = {name: _widened(value) for name, value in equation.params.items()}
+    with versions.enable_x64(), jax.default_device(_cpu()):
+        return _bind(equation, params, values)
+
+
+def widen(value: Any) -> Any:
+    """Floating-point arrays as float64 or complex128; anything else as it is."""
+    wide = wide_dtype(value.dtype)
+    return value if wide is None or wide == value.dtype else np.asarray(value).astype(wide)
+
+
+def wide_dtype(dtype: Any) -> np.dtype | None:
+    """float64 for real floating-point dtypes, complex128 for complex ones, None for others."""
+    if jax.dtypes.issubdtype(dtype, np.floating):
+        return np.dtype(np.float64)
+    if jax.dtypes.issubdtype(dtype, np.complexfloating):
+        return np.dtype(np.complex128)
+    return None
+
+
+def _bind(equation, params, values) -> tuple[Any, ...]:
+    arguments = [jax.numpy.asarray(value) for value in values]
+    out = equation.primitive.bind(*arguments, **params)
+    outputs = out if equation.primitive.multiple_results else (out,)
+    return tuple(map(to_numpy, outputs))
+
+
+def is_key(x: Any) -> bool:
+    """Whether an array holds random keys (or anything else that NumPy cannot hold)."""
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)
+
+
+def to_numpy(x: Any, dtype: Any = None) -> Any:
+    """A NumPy array, of this dtype if one is given; random keys stay JAX arrays."""
+    if hasattr(x, "dtype") and is_key(x):
+        return x
+    return np.asarray(x) if dtype is None else np.asarray(x).astype(dtype, copy=False)
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Arrays, or random keys, along a new leading axis."""
+    return jax.numpy.stack(values) if is_key(values[0]) else np.stack(values)
+
+
+def _widened(value):
+    if isinstance(value, np.dtype) or (isinstance(value, type) and hasattr(value, "dtype")):
+        return wide_dtype(np.dtype(value)) or value
+    return value
+
+
+def _cpu():
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
+        return jax.local_devices()[0]

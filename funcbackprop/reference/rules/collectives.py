@@ -1,0 +1,3 @@
+"""Communication between devices, on a mesh of one device."""
+
+RULES = {}

@@ -1,0 +1,95 @@
+"""Loops and branches: their programs run on the tape, iteration by iteration.
+
+The derivative of a loop is that of the steps it took. How many it took, and which branch, is
+decided in the program's own precision.
+"""
+
+import numpy as np
+
+from ...graph import Equation, stack, to_numpy
+from .kinds import linear
+
+# One array as its slices along the leading axis, and back.
+UNSTACK = linear(
+    lambda local, dys: [np.stack(dys)],
+    formula="dx = stack(dy_t)",
+    forward=lambda p, x: tuple(x),
+    exact=True,
+)
+STACK = linear(
+    lambda local, dys: list(dys[0]),
+    formula="dx_t = dy[t]",
+    forward=lambda p, *xs: np.stack(xs),
+    exact=True,
+)
+
+
+def slices(tape, equation, value):
+    """The slices of a value along its leading axis, as values on the tape."""
+    if isinstance(value.own, np.ndarray):
+        return tape.apply(_part(equation, "unstack"), UNSTACK, [value])
+    return [tape.constant(key) for key in value.own]
+
+
+def stacked(tape, equation, values, variable):
+    """Values along a new leading axis; zeros in the shape of `variable` where there are none."""
+    if not values:
+        return tape.constant(to_numpy(np.zeros(variable.shape, variable.dtype)))
+    if isinstance(values[0].own, np.ndarray | np.generic):
+        return tape.apply(_part(equation, "stack"), STACK, values)[0]
+    return tape.constant(stack([v.own for v in values]))
+
+
+def _part(equation, what):
+    return Equation(f"{equation.name}:{what}", (), (), locate=lambda: equation.source)
+
+
+def scan(tape, equation, inputs):
+    """carry, y_t = body(constants, carry, x_t), in order, or from the last t if `reverse`."""
+    p, program = equation.params, equation.programs["jaxpr"]
+    n, c = p["num_consts"], p["num_carry"]
+    constants, carry, length = list(inputs[:n]), list(inputs[n : n + c]), p["length"]
+    xs = [slices(tape, equation, x) for x in inputs[n + c :]]
+    ys: list = [None] * length
+    for t in reversed(range(length)) if p["reverse"] else range(length):
+        with tape.inside("scan", t):
+            out = tape.run(program, constants + carry + [x[t] for x in xs])
+        carry, ys[t] = out[:c], out[c:]
+    outputs = [
+        stacked(tape, equation, [y[k] for y in ys], variable)
+        for k, variable in enumerate(equation.outputs[c:])
+    ]
+    return carry + outputs
+
+
+def while_loop(tape, equation, inputs):
+    """carry = body(carry) while cond(carry)."""
+    p, programs = equation.params, equation.programs
+    nc, nb = p["cond_nconsts"], p["body_nconsts"]
+    of_cond, of_body = list(inputs[:nc]), list(inputs[nc : nc + nb])
+    carry, number = list(inputs[nc + nb :]), 0
+    while True:
+        with tape.inside("while", number):
+            (again,) = tape.run(programs["cond_jaxpr"], of_cond + carry)
+            if not again.own:
+                return carry
+            carry = tape.run(programs["body_jaxpr"], of_body + carry)
+        number += 1
+
+
+def cond(tape, equation, inputs):
+    """The branch that the index selects."""
+    branches = equation.programs["branches"]
+    index = int(np.clip(int(inputs[0].own), 0, len(branches) - 1))
+    return tape.run(branches[index], inputs[1:])
+
+
+# primitive -> run(tape, equation, inputs) -> outputs
+STRUCTURED = {"cond": cond, "scan": scan, "while": while_loop}
+
+# What the coverage page says of them.
+FORMULAS = {
+    "cond": "the derivative of the branch that was taken",
+    "scan": "the derivatives of the body, last iteration first",
+    "while": "the derivatives of the body, last iteration first",
+}

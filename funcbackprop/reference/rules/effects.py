@@ -1,0 +1,3 @@
+"""What leaves the program: callbacks, foreign calls and kernels are opaque."""
+
+RULES = {}

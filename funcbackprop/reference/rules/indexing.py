@@ -1,0 +1,3 @@
+"""Gather, scatter and slices."""
+
+RULES = {}

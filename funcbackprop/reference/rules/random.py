@@ -1,0 +1,3 @@
+"""Random numbers: drawn as the program draws them."""
+
+RULES = {}

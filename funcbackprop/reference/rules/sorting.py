@@ -1,0 +1,3 @@
+"""Sorting and the largest k."""
+
+RULES = {}

@@ -1,0 +1,3 @@
+"""Windows that slide over an array: pooling."""
+
+RULES = {}

@@ -1,0 +1,3 @@
+"""Cases for funcbackprop.reference.rules.windows."""
+
+CASES = {}
