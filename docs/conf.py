@@ -55,7 +55,41 @@ def skip_generated(app, what, name, obj, skip, options):
     return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else skip
 
 
+def write_coverage(app):
+    """The page of all primitives, from the tables of rules."""
+    from funcbackprop.reference.coverage import coverage
+
+    def cell(text):
+        return text.replace("|", r"\|").replace("*", r"\*")
+
+    lines = ["# Coverage of the reference", "", _COVERAGE]
+    family = None
+    for row in coverage():
+        if row.family != family:
+            family = row.family
+            lines += ["", f"## {family.capitalize()}", ""]
+            lines += [
+                "| primitive | kind | derivative | at kinks, ties and edges |",
+                "|---|---|---|---|",
+            ]
+        text = " | ".join(map(cell, (row.kind, row.formula, row.convention)))
+        lines.append(f"| `{row.primitive}` | {text} |")
+    page = Path(app.srcdir) / "coverage.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+_COVERAGE = """\
+Generated from the tables of rules in `funcbackprop.reference`. A test compares them with JAX's own
+tables and fails where JAX has a derivative rule for a primitive that is not listed here.
+
+*rule*: a derivative written by hand · *zero*: piecewise constant, the cotangent ends there ·
+*program*: runs programs of its own, step by step · *call*: flattened away · *opaque*: cannot be
+looked into; a gradient that passes it is reported, never passed over. $x$, $y$ are inputs, $z$ (or
+$y$, where there is one input) is the output, and $dx$ the cotangent of $x$."""
+
+
 def setup(app):
+    app.connect("builder-inited", write_coverage)
     # Before napoleon, whose own markup must stay.
     app.connect("autodoc-process-docstring", escape_markup, priority=400)
     app.connect("autodoc-skip-member", skip_generated)

@@ -29,7 +29,7 @@ _CONTENTS = {
     ),
     "check": ("GradientCheck", "check_gradients", "check_separable"),
 }
-_ROOMS = ("check", "losses", "models", "noise", "per_example", "reference", "training")
+_ROOMS = ("check", "graph", "losses", "models", "noise", "per_example", "reference", "training")
 _HOME = {name: room for room, names in _CONTENTS.items() for name in names}
 
 __all__ = sorted((*_HOME, *_ROOMS))  # pyright: ignore[reportUnsupportedDunderAll]
@@ -37,6 +37,7 @@ __all__ = sorted((*_HOME, *_ROOMS))  # pyright: ignore[reportUnsupportedDunderAl
 if TYPE_CHECKING:
     # The same names for editors and type checkers; tests/test_imports.py holds the two together.
     from . import check as check
+    from . import graph as graph
     from . import losses as losses
     from . import models as models
     from . import noise as noise

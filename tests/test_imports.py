@@ -165,13 +165,45 @@ def test_a_wrong_arrow_is_seen(tmp_path, module, source, count):
     assert len(list(wrong_arrows(path, module))) == count
 
 
-def test_the_reference_knows_no_jax():
+# JAX's own derivatives: what the reference is there to check.
+DERIVATIVES = {
+    "custom_jvp",
+    "custom_vjp",
+    "grad",
+    "hessian",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "linear_transpose",
+    "linearize",
+    "value_and_grad",
+    "vjp",
+}
+
+
+def jax_in(path, module):
+    """(line, name) of all of JAX that a file imports or reaches through `jax.`."""
+    tree = parse(path)
+    yield from (x for x in imports(tree, module) if starts_with(x[1], ["jax", "jaxlib", "optax"]))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and starts_with(ast.unparse(node), ["jax"]):
+            yield node.lineno, ast.unparse(node)
+
+
+def test_the_textbook_chain_rule_knows_no_jax():
+    folder = PACKAGE / "reference" / "layerwise"
+    files = [(path, module) for path, module in in_rooms() if folder in path.parents]
+    assert len(files) > 5
+    assert [x for path, module in files for x in jax_in(path, module)] == []
+
+
+def test_the_reference_uses_no_derivative_of_jax():
     found = [
         f"{path.name}:{line}: {name}"
         for path, module in in_rooms()
         if room_of(module) == "reference"
-        for line, name in imports(parse(path), module)
-        if starts_with(name, ["jax", "jaxlib", "optax", "chex"])
+        for line, name in jax_in(path, module)
+        if DERIVATIVES & set(name.split("."))
     ]
     assert found == []
 

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -14,7 +14,9 @@ import numpy as np
 from .. import tables
 from ..contract import Loss, checked_params, leaf_names, same_structure
 from ..files import json_safe
+from ..graph import UnsupportedPrimitive
 from ..per_example import mean_gradient
+from ..reference import value_and_grad
 
 # Relative tolerance by dtype: about 84 unit roundoffs for float32, the rounding of sums of up to a
 # thousand terms; 4500 for float64, exact to 12 digits; about 10 for the 16-bit types.
@@ -30,12 +32,12 @@ _ADVICE = {
     "below resolution": "A leaf is too small beside the terms that are added to form it (see "
     "`resolution`): the comparison could not tell it from a wrong one. Near an optimum, take a "
     "batch with a larger loss (test data), or compare in float64 (jax_enable_x64).",
-    "not audited": "Nothing was compared: pass reference=, a function "
-    "(params, batch, weights=None) -> (value, grads) that does not use jax.grad. For the library's "
-    "models it is "
-    "funcbackprop.reference.layerwise.value_and_grad(model, loss).",
+    "not audited": "The gradient of a leaf passes what the reference cannot follow (see the lines "
+    "above). Give reference=, a function (params, batch, weights=None) -> (value, grads), to "
+    "compare it with a derivation of your own.",
 }
 _WIDTH = 80  # columns of a terminal
+_MOST_DECISIONS = 3
 _WORST_FIRST = ("not finite", "differs", "not audited", "below resolution", "agrees")
 # A leaf whose relative error would have to be larger than this to be noticed is not audited ...
 _RESOLUTION = 1e-2
@@ -60,6 +62,7 @@ class LeafCheck:
       resolution: tolerance max(max|b|, m)/max|b|, the smallest change of the whole leaf that would
         be noticed. Above 0.01 a leaf that seems to agree is "not audited", unless it is zero by
         mathematics (a bias on attention keys), when it is judged by m alone.
+      reason: of a leaf that was not compared, what the reference could not follow.
     """
 
     leaf: str
@@ -71,6 +74,7 @@ class LeafCheck:
     expected: float | complex | None = None
     tolerance: float | None = None
     resolution: float | None = None
+    reason: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +84,15 @@ class GradientCheck:
     Attributes:
       leaves: one `LeafCheck` for each parameter leaf, in tree order.
       value: the mean loss of the batch.
-      reference_value: the same by the reference, or None without one.
+      reference_value: the same by the reference, or None if it could not be evaluated.
+      decisions: comparisons, selections and orders that float64 would have decided otherwise, one
+        sentence each. The reference replayed the program's own: they are kinks close by.
     """
 
     leaves: tuple[LeafCheck, ...]
     value: float
     reference_value: float | None = None
+    decisions: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -111,12 +118,19 @@ class GradientCheck:
         headers = ("leaf", "verdict", "relative", "worst at", "gradient", "reference")
         found = {_reason(leaf) for leaf in self.leaves} or {"agrees"}
         advice = next(_ADVICE[reason] for reason in _WORST_FIRST if reason in found)
-        return "\n".join([tables.text(rows, headers, width=_WIDTH), *self._losses(), advice])
+        table = tables.text(rows, headers, width=_WIDTH)
+        return "\n".join([table, *self._losses(), *self._remarks(), advice])
 
     def _losses(self):
         if self.reference_value is not None:
             numbers = (tables.number(x, 6) for x in (self.value, self.reference_value))
             yield "loss {}, by the reference {}".format(*numbers)
+
+    def _remarks(self):
+        yield from dict.fromkeys(leaf.reason for leaf in self.leaves if leaf.reason)
+        yield from self.decisions[:_MOST_DECISIONS]
+        if (more := len(self.decisions) - _MOST_DECISIONS) > 0:
+            yield f"and {more} more decisions that float64 would take otherwise"
 
 
 def _dotted(leaf: str) -> str:
@@ -158,19 +172,19 @@ def check_gradients(
       intended: names of intended departures from the chain rule. It must be empty so far: a
         comparison with a given reference cannot tell why a leaf differs.
       reference: `(params, batch, weights=None) -> (value, grads)`, independent of `jax.grad`. If it
-        has a method `with_sizes` that also returns the tree of sizes m, they are used. Without
-        a reference every leaf is "not audited".
+        has a method `with_sizes` that also returns the tree of sizes m, they are used. None takes
+        `funcbackprop.reference.value_and_grad`, which follows any loss; a leaf whose gradient
+        passes something that it cannot follow (a callback, a kernel) is "not audited".
 
     Raises:
       ValueError: `grads`, or what the reference returns, has not the structure of `params`.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
     >>> loss = lambda w, x: 0.5 * jnp.sum((w - x) ** 2)
-    >>> by_hand = lambda w, x, weights=None: (0.0, w - x.mean(0))
     >>> w, x = jnp.array([1.0, 2.0]), jnp.array([[0.0, 1.0], [2.0, 5.0]])
-    >>> fb.check_gradients(loss, w, x, reference=by_hand).ok
+    >>> fb.check_gradients(loss, w, x).ok
     True
-    >>> fb.check_gradients(loss, w, x, grads=2 * (w - x.mean(0)), reference=by_hand).ok
+    >>> fb.check_gradients(loss, w, x, grads=2 * (w - x.mean(0))).ok
     False
     """
     if intended:
@@ -183,15 +197,22 @@ def check_gradients(
     if grads is None:
         grads = computed
     same_structure(grads, params, "grads", "check_gradients")
-    names = leaf_names(params)
-    if reference is None:
-        leaves = tuple(LeafCheck(name, "not audited") for name in names)
+    found = _reference(reference, loss, has_aux, params, batch, weights)
+    if found.grads is None:
+        leaves = tuple(
+            LeafCheck(name, "not audited", reason=found.unaudited.get(name))
+            for name in leaf_names(params)
+        )
         return GradientCheck(leaves, losses)
-    value, expected, sizes = _reference(reference, params, batch, weights)
-    same_structure(expected, params, "the gradient of `reference`", "check_gradients")
-    columns = (jax.tree.leaves(tree) for tree in (params, grads, expected, sizes))
-    leaves = tuple(_compare(*row) for row in zip(names, *columns, strict=True))
-    return GradientCheck(leaves, losses, float(value))
+    same_structure(found.grads, params, "the gradient of `reference`", "check_gradients")
+    columns = (jax.tree.leaves(tree) for tree in (params, grads, found.grads, found.sizes))
+    leaves = tuple(
+        _compare(name, *row)
+        if name not in found.unaudited
+        else LeafCheck(name, "not audited", reason=found.unaudited[name])
+        for name, *row in zip(leaf_names(params), *columns, strict=True)
+    )
+    return GradientCheck(leaves, losses, float(found.value), found.decisions)
 
 
 def _gradient(loss, has_aux, params, batch, weights):
@@ -204,16 +225,38 @@ def _gradient(loss, has_aux, params, batch, weights):
     return float(np.average(np.asarray(losses, np.float64), weights=weights)), grads
 
 
-def _reference(reference, params, batch, weights):
-    """`(value, grads, sizes)`; sizes are 0 where the reference does not know them."""
+class _Expected(NamedTuple):
+    """What a reference says; `grads` is None if it could not be evaluated."""
+
+    value: Any
+    grads: Any
+    sizes: Any
+    unaudited: Mapping[str, str] = {}
+    decisions: tuple[str, ...] = ()
+
+
+def _reference(reference, loss, has_aux, params, batch, weights) -> _Expected:
+    """Sizes are 0 where the reference does not know them."""
+    if reference is None:
+        return _by_chain_rule(loss, has_aux, params, batch, weights)
     if hasattr(reference, "with_sizes"):
-        return reference.with_sizes(params, batch, weights)
+        return _Expected(*reference.with_sizes(params, batch, weights))
     out = reference(params, batch, weights)
     if not (isinstance(out, tuple) and len(out) == 2):
         raise ValueError(
             f"`check_gradients`: `reference` must return (value, grads), got {type(out).__name__}"
         )
-    return *out, jax.tree.map(lambda p: 0.0, params)
+    return _Expected(*out, jax.tree.map(lambda p: 0.0, params))
+
+
+def _by_chain_rule(loss, has_aux, params, batch, weights) -> _Expected:
+    try:
+        found = value_and_grad(loss, has_aux).details(params, batch, weights)
+    except UnsupportedPrimitive as error:
+        return _Expected(None, None, None, dict.fromkeys(leaf_names(params), str(error)))
+    unaudited = {leaf: "; ".join(reasons) for leaf, reasons in found.unaudited.items()}
+    decisions = tuple(map(str, found.decisions))
+    return _Expected(found.value, found.grads, found.sizes, unaudited, decisions)
 
 
 def _compare(name, param, grad, expected, size) -> LeafCheck:

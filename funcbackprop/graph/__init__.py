@@ -1,11 +1,12 @@
 """The computational graph: a function as a program of equations. Only this room knows jaxprs."""
 
-from .capture import trace
+from .capture import CALLS, trace
 from .evaluate import evaluate, evaluate_wide, is_key, stack, to_numpy, wide_dtype, widen
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import to_varying, varying_axes
 
 __all__ = [
+    "CALLS",
     "Call",
     "Equation",
     "Literal",

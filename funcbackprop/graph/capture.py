@@ -169,7 +169,10 @@ class _Capture:
         equation = Equation(
             *(name, arguments, outputs),
             params={k: v for k, v in eqn.params.items() if k not in held},
-            programs={k: self._inner(eqn.params[k], calls) for k in held},
+            programs={
+                k: self._inner(eqn.params[k], (*calls, Call(name, k, locate(), False)))
+                for k in held
+            },
             calls=calls,
             locate=locate,
             primitive=eqn.primitive,

@@ -59,8 +59,7 @@ def wide_dtype(dtype: Any) -> np.dtype | None:
 
 
 def _bind(equation, params, values) -> tuple[Any, ...]:
-    arguments = [jax.numpy.asarray(value) for value in values]
-    out = equation.primitive.bind(*arguments, **params)
+    out = equation.primitive.bind(*values, **params)
     outputs = out if equation.primitive.multiple_results else (out,)
     return tuple(map(to_numpy, outputs))
 

@@ -66,7 +66,8 @@ UNKNOWN = Source("unknown", 0, "?")
 
 
 class Call(NamedTuple):
-    """A call that was flattened away: `kind` is jit, remat, custom_jvp, custom_vjp, ..."""
+    """What stands around an equation: a call that was flattened away (`kind` is jit, remat,
+    custom_jvp, custom_vjp, ...), or the loop or branch whose program it belongs to."""
 
     kind: str
     name: str
@@ -84,7 +85,7 @@ class Equation:
       outputs: variables.
       params: what else the primitive needs; its sub-programs are in `programs`.
       programs: parameter name -> `Program`, or a tuple of them (the branches of a `cond`).
-      calls: the calls around it that were flattened away, outermost first.
+      calls: the calls, loops and branches around it, outermost first.
       locate: gives the source; see `source`.
       primitive: what evaluates it, for `evaluate`.
     """
@@ -104,7 +105,8 @@ class Equation:
         for call in self.calls:
             if call.in_jax and call.source is not UNKNOWN:
                 return call.source
-        return self.locate()
+        around = (call.source for call in reversed(self.calls))
+        return next((s for s in (self.locate(), *around) if s is not UNKNOWN), UNKNOWN)
 
     def __repr__(self):
         left = " ".join(map(repr, self.outputs))
@@ -134,6 +136,9 @@ class Program:
     def __str__(self):
         labels = _Labels()
         lines = [f"inputs: {', '.join(map(labels.typed, self.inputs))}"]
+        if self.constants:
+            constants = (labels.typed(variable) for variable, _ in self.constants)
+            lines.append(f"constants: {', '.join(constants)}")
         lines += _lines(self, labels, indent="")
         return "\n".join([*lines, f"outputs: {' '.join(map(labels, self.outputs))}"])
 

@@ -73,7 +73,7 @@ def _terms(step: Step, outputs, sizes):
             x = local.x[k]
             c = np.zeros_like(x) if c is None else c
             _check(step, k, c, x)
-            c = np.real(c) if np.iscomplexobj(c) and not np.iscomplexobj(x) else c
+            c = np.real(c) if not np.iscomplexobj(x) else np.asarray(c, complex)
             square = None
             if sizes:
                 square = np.zeros(np.shape(x)) if squares[k] is None else squares[k]

@@ -124,8 +124,8 @@ class Pullback:
         leaves, tree = jax.tree.flatten(cotangents)
         if tree != self.out_tree:
             raise ValueError(
-                f"`pullback`: `cotangents` must have the structure of the outputs, {self.out_tree}, "
-                f"got {tree}"
+                "`pullback`: `cotangents` must have the structure of the outputs, "
+                f"{self.out_tree}, got {tree}"
             )
         shapes = [np.shape(value.wide) for value in self.outputs]
         if [np.shape(leaf) for leaf in leaves] != shapes:

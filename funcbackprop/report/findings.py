@@ -240,20 +240,21 @@ def _signal_by_layer(ratio):
 
 def check(run: Run) -> list[str]:
     """Whether every leaf agreed with the reference; what did not comes by name."""
-    done = [row for row in run.checks if "leaves" in row]
-    missing = list(dict.fromkeys(row["missing"] for row in run.checks if "missing" in row))
-    if not done:
-        return missing
-    leaves = [leaf for row in done for leaf in row["leaves"]]
-    steps = ", ".join(f"{step:,}" for step in sorted({row["step"] for row in done}))
-    where = f"the {done[0].get('reference', 'given')} reference at the compared steps ({steps})"
+    if not run.checks:
+        return []
+    leaves = [leaf for row in run.checks for leaf in row["leaves"]]
+    steps = ", ".join(f"{step:,}" for step in sorted({row["step"] for row in run.checks}))
+    name = run.checks[0].get("reference", "given")
+    references = "references" if " and " in name else "reference"
+    where = f"the {name} {references} at the compared steps ({steps})"
     wrong = {x["leaf"]: x["verdict"] for x in leaves if x["verdict"] != "agrees"}
     total = len({x["leaf"] for x in leaves})
     if wrong:
-        return [*_disagreement(wrong, total, where), *missing]
+        reasons = dict.fromkeys(x["reason"] for x in leaves if x.get("reason"))
+        return [*_disagreement(wrong, total, where), *(f"Not audited: {x}." for x in reasons)]
     errors = [x["relative_error"] for x in leaves if x["relative_error"] is not None]
     largest = f"; the largest relative error was {number(max(errors))}" if errors else ""
-    return [f"All {total} leaves agreed with {where}{largest}.", *missing]
+    return [f"All {total} leaves agreed with {where}{largest}."]
 
 
 def _disagreement(wrong, total, where):

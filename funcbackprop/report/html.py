@@ -110,12 +110,11 @@ def _cards(run):
 
 
 def _check_card(run):
-    done = [row for row in run.checks if "leaves" in row]
-    if not done:
+    if not run.checks:
         return ("gradient check", "not made", "see below", "")
-    leaves = {leaf["leaf"] for row in done for leaf in row["leaves"]}
-    wrong = {x["leaf"] for row in done for x in row["leaves"] if x["verdict"] != "agrees"}
-    steps = len({row["step"] for row in done})
+    leaves = {leaf["leaf"] for row in run.checks for leaf in row["leaves"]}
+    wrong = {x["leaf"] for row in run.checks for x in row["leaves"] if x["verdict"] != "agrees"}
+    steps = len({row["step"] for row in run.checks})
     note = f"of {_many(len(leaves), 'leaf', 'leaves')} at {_many(steps, 'step')}"
     if wrong:
         return ("gradient check", f"{len(wrong)} not agreeing", note, "bad")
@@ -149,15 +148,14 @@ def _draw_layers(run):
 
 
 def _draw_check(run):
-    done = [row for row in run.checks if "leaves" in row]
-    paths = list(dict.fromkeys(leaf["leaf"] for row in done for leaf in row["leaves"]))
+    paths = list(dict.fromkeys(leaf["leaf"] for row in run.checks for leaf in row["leaves"]))
     names = dict(zip(paths, tables.labels(paths, 44), strict=True))
     leaves = [
         {**leaf, "leaf": names[leaf["leaf"]], "step": row["step"]}
-        for row in done
+        for row in run.checks
         for leaf in row["leaves"]
     ]
-    return figures.gradient_check(leaves, done[0].get("tolerance"))
+    return figures.gradient_check(leaves, run.checks[0].get("tolerance"))
 
 
 def _no_learning(run):

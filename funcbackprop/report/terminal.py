@@ -57,13 +57,9 @@ def _check_lines(run):
     """One line for each step, over all seeds, and the leaves that do not agree."""
     rows_of = {}
     for row in run.checks:
-        if "leaves" in row:
-            rows_of.setdefault(row["step"], []).append(row)
+        rows_of.setdefault(row["step"], []).append(row)
     lines = [line for step, rows in rows_of.items() for line in _at_step(step, rows)]
-    missing = dict.fromkeys(row.get("missing", "") for row in run.checks if "leaves" not in row)
-    if lines:
-        return [*lines, *(f"  not made everywhere. {text}" for text in missing)]
-    return [f"  {cells.no_check(run)}"]
+    return lines or [f"  {cells.no_check(run)}"]
 
 
 def _at_step(step, rows):

@@ -1,5 +1,6 @@
 """What a study measures on the way: hooks for `fit` that return rows."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from ..check import check_gradients
+from ..check import GradientCheck, LeafCheck, check_gradients
 from ..check.gradients import TOLERANCE
 from ..contract import Problem, attach_keys, batch_size
 from ..noise import Moments, moments
@@ -114,11 +115,10 @@ class Noise:
 
 
 class Check:
-    """The gradient held against the problem's reference: `(params) -> row`."""
+    """The gradient held against the chain rule, and against the problem's own reference."""
 
-    def __init__(self, problem: Problem, missing: str | None, seed: int, examples: int):
+    def __init__(self, problem: Problem, seed: int, examples: int):
         self._problem = problem
-        self._missing = missing
         if problem.test_data is not None:
             data, weights = problem.test_data, _weights(None, problem.test_data)
         else:
@@ -127,23 +127,41 @@ class Check:
         self._batch, self._weights = _some((data, weights), examples)
         if problem.rng:
             self._batch = attach_keys(self._batch, jax.random.key(seed))
+        self._references = {"chain_rule": None}
+        if (given := problem.reference) is not None:
+            name = getattr(given, "__name__", type(given).__name__)
+            self._references = {name: given, **self._references}
 
     def __call__(self, params) -> dict[str, Any]:
-        if self._missing is not None:
-            return {"ok": None, "missing": self._missing}
-        report = check_gradients(
+        reports = [self._report(params, reference) for reference in self._references.values()]
+        leaves = [
+            max(of_leaf, key=_how_bad)
+            for of_leaf in zip(*(report.leaves for report in reports), strict=True)
+        ]
+        dtypes = {jnp.result_type(p).name for p in jax.tree.leaves(params)}
+        about = {
+            "reference": " and ".join(self._references),
+            "dtype": max(dtypes, key=lambda name: TOLERANCE.get(name, 0.0)),
+            "tolerance": max(leaf.tolerance or 0.0 for leaf in leaves),
+        }
+        merged = dataclasses.replace(reports[0], leaves=tuple(leaves))
+        return {**merged.to_dict(), **about}
+
+    def _report(self, params, reference) -> GradientCheck:
+        return check_gradients(
             *(self._problem.loss, params, self._batch),
             weights=None if jnp.all(self._weights == 1) else self._weights,
             has_aux=self._problem.has_aux,
-            reference=self._problem.reference,
+            reference=reference,
         )
-        dtypes = {jnp.result_type(p).name for p in jax.tree.leaves(params)}
-        dtype = max(dtypes, key=lambda name: TOLERANCE.get(name, 0.0))
-        reference = self._problem.reference
-        name = getattr(reference, "__name__", type(reference).__name__)
-        tolerance = max(leaf.tolerance or 0.0 for leaf in report.leaves)
-        about = {"reference": name, "dtype": dtype, "tolerance": tolerance}
-        return {**report.to_dict(), **about}
+
+
+# Of two comparisons of one leaf, the worse counts; one that could not be made counts least.
+_VERDICTS = ("not audited", "agrees", "differs", "not finite")
+
+
+def _how_bad(leaf: LeafCheck) -> tuple[int, float]:
+    return _VERDICTS.index(leaf.verdict), leaf.relative_error or 0.0
 
 
 def hook(kind: str, steps: Iterable[int], measure: Callable[[Any], Mapping]) -> Callable:

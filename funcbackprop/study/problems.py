@@ -27,10 +27,6 @@ _LOSSES = {
 }
 _HIDDEN = (512, 512)
 _WIDTH = 64
-_NO_REFERENCE = (
-    "no reference to compare with: give fb.Problem a `reference`, a function "
-    "(params, batch, weights=None) -> (value, grads)"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +36,6 @@ class Task:
     problem: Problem
     data_name: str | None
     description: dict[str, Any]
-
-    @property
-    def missing_reference(self) -> str | None:
-        return None if self.problem.reference is not None else _NO_REFERENCE
 
 
 def task(config: TrainConfig) -> Task:

@@ -1,9 +1,8 @@
 """Cases for funcbackprop.reference.rules.transcendental."""
 
 import jax
-from jax import lax
-
 import numpy as np
+from jax import lax
 
 from .case import Case, cplx, normal, uniform
 
@@ -35,7 +34,14 @@ CASES = {
         for n, f in ALL.items()
         for kind, shape in {"scalar": (), "empty": (0,), "rank 4": (1, 2, 1, 2)}.items()
     },
-    **{f"{n}, complex": Case(f, (0.5 * cplx(3),)) for n, f in {**ALL, "acosh": lax.acosh}.items()},
+    **{f"{n}, complex": Case(f, (0.5 * cplx(3),)) for n, f in ALL.items()},
+    # JAX 0.10 takes the wrong branch of the root where Re x < 0.
+    "acosh, complex": Case(
+        lax.acosh,
+        (0.5 * cplx(3),),
+        jax=False,
+        expect=lambda x, dy: (dy / np.sinh(np.arccosh(x)),),
+    ),
     "derivatives of derivatives": Case(
         jax.grad(lambda x: lax.tanh(x) * lax.logistic(x) + lax.log1p(lax.exp(x))),
         (np.float64(0.3),),

@@ -26,15 +26,15 @@ def _pow_base(p, x, n, y):
 
 
 def _pow_exponent(p, x, n, y):
-    # log(x) x^n; the limit at x = 0 is 0 for n > 0, where log(x) is infinite.
-    return np.where(x == 0, np.where(n > 0, 0.0, np.log(x)), np.log(x) * y)
+    # log(x) x^n. At x = 0 it is 0 for n > 0; for n = 0 it is that by convention.
+    return np.where((x == 0) & (n >= 0), 0.0, np.log(x) * y)
 
 
 def _sign(x):
     return np.sign(x) if not np.iscomplexobj(x) else np.where(x == 0, 0, x / np.abs(x))
 
 
-# --- selections: what was selected is decided in the program's own precision, and replayed ---------
+# --- selections: decided in the program's own precision, and replayed ---------------------------
 
 
 def _share_of_max(p, x, y):
@@ -183,7 +183,7 @@ RULES = {
         _pow_base,
         _pow_exponent,
         formula="dx = n x^(n-1) dz, dn = log(x) x^n dz",
-        convention="n = 0 gives dx = 0; x = 0 with n > 0 gives dn = 0",
+        convention="n = 0 gives dx = 0 (at x = 0 JAX gives NaN); x = 0 with n >= 0 gives dn = 0",
     ),
     "sqrt": elementwise(
         lambda p, x: np.sqrt(x), lambda p, x, y: 0.5 / y, formula="dx = dy / (2 sqrt x)"
