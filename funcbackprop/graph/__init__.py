@@ -1,7 +1,7 @@
 """The computational graph: a function as a program of equations. Only this room knows jaxprs."""
 
 from .capture import CALLS, trace
-from .evaluate import evaluate, evaluate_wide, is_key, stack, to_numpy, wide_dtype, widen
+from .evaluate import evaluate, evaluate_wide, is_key, stack, to_numpy, where, wide_dtype, widen
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import to_varying, varying_axes
 
@@ -22,6 +22,7 @@ __all__ = [
     "to_varying",
     "trace",
     "varying_axes",
+    "where",
     "wide_dtype",
     "widen",
 ]

@@ -58,6 +58,12 @@ def wide_dtype(dtype: Any) -> np.dtype | None:
     return None
 
 
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """`x` where the condition holds, else `y`: arrays, or random keys."""
+    select = jax.numpy.where if is_key(x) else np.where
+    return select(condition, x, y)
+
+
 def _bind(equation, params, values) -> tuple[Any, ...]:
     out = equation.primitive.bind(*values, **params)
     outputs = out if equation.primitive.multiple_results else (out,)

@@ -8,8 +8,8 @@ import numpy as np
 from .rules.kinds import Array
 from .tape import INACTIVE, Step
 
-# A cotangent that is this much smaller than the terms it is the sum of has lost digits, and what
-# comes out of it inherits the loss.
+# A sum that is this much smaller than its terms has lost digits, and what is computed from it
+# inherits the loss. Smaller cancellations are ordinary: a tolerance has room for them.
 _CANCELLED = 0.1
 
 
@@ -20,14 +20,21 @@ class Cotangent(NamedTuple):
       value: float64 or complex128, in the shape of the value.
       square: sum of the squares of the terms that were added to form each element, or None where
         sizes are not wanted.
+      lost: what size of terms the digits that were lost on the way would have belonged to.
       unaudited: what it passed that could not be followed.
       fresh: whether `value` belongs to this cotangent alone, so that it may be added to in place.
     """
 
     value: Array
-    square: Array | None
-    unaudited: frozenset[str]
+    square: Array | None = None
+    lost: float = 0.0
+    unaudited: frozenset[str] = frozenset()
     fresh: bool = False
+
+    @property
+    def size(self) -> float:
+        """The size m of the terms that form an element: what rounding is relative to."""
+        return max(_root(self.square), self.lost)
 
 
 def pull_back(
@@ -40,10 +47,7 @@ def pull_back(
       cotangents: id -> cotangent of an output.
       sizes: whether to follow the squares of terms too.
     """
-    found = {
-        i: Cotangent(dy, np.abs(dy) ** 2 if sizes else None, frozenset())
-        for i, dy in cotangents.items()
-    }
+    found = {i: Cotangent(dy, np.abs(dy) ** 2 if sizes else None) for i, dy in cotangents.items()}
     for step in reversed(steps):
         outputs = [found.pop(i, None) for i in step.outputs]
         if any(out is not None for out in outputs):
@@ -57,27 +61,18 @@ def _terms(step: Step, outputs, sizes):
     local, rule = step.local, step.rule
     unaudited = frozenset().union(*(out.unaudited for out in outputs if out is not None))
     if rule.opaque:
-        reason = f"{step.equation.name} at {step.equation.source}: {rule.opaque}"
-        unaudited |= {reason}
-        for i, x in zip(step.inputs, local.x, strict=True):
-            if i != INACTIVE:
-                zero = np.zeros_like(x)
-                yield i, Cotangent(zero, np.abs(zero) if sizes else None, unaudited)
-        return
+        unaudited |= {f"{step.equation.name} at {step.equation.source}: {rule.opaque}"}
     dys = [_dense(out, i, y) for out, i, y in zip(outputs, step.outputs, local.y, strict=True)]
     with np.errstate(all="ignore"):
-        contributions = rule.pull(local, dys)
-        squares = _squares(rule, local, outputs, dys, contributions) if sizes else ()
-    for k, (i, c) in enumerate(zip(step.inputs, contributions, strict=True)):
-        if i != INACTIVE and (c is not None or unaudited):
-            x = local.x[k]
-            c = np.zeros_like(x) if c is None else c
-            _check(step, k, c, x)
-            c = np.real(c) if not np.iscomplexobj(x) else np.asarray(c, complex)
-            square = None
-            if sizes:
-                square = np.zeros(np.shape(x)) if squares[k] is None else squares[k]
-            yield i, Cotangent(c, square, unaudited)
+        terms = rule.pull(local, dys)
+        squares = _squares(step, outputs, dys, terms) if sizes else [None] * len(terms)
+    for k, i in enumerate(step.inputs):
+        if i != INACTIVE and (terms[k] is not None or unaudited):
+            value, square = _fitting(step, k, terms[k]), squares[k]
+            if sizes and square is None:
+                square = np.zeros(np.shape(value))
+            lost = _lost(rule, outputs, square) if sizes else 0.0
+            yield i, Cotangent(value, square, lost, unaudited)
 
 
 def _dense(out, i, y):
@@ -87,42 +82,60 @@ def _dense(out, i, y):
     return None if i == INACTIVE else np.zeros_like(y)
 
 
-def _squares(rule, local, outputs, dys, contributions):
-    """Squares of the terms of each contribution.
+def _squares(step, outputs, dys, terms):
+    """Squares of the terms that each contribution is the sum of.
 
-    The digits that an output's cotangent lost by cancellation are scaled into it first: without
-    this, softmax - onehot near the optimum would look as exact as any other number.
+    A rule that only moves values keeps the terms they are the sums of.
     """
-    scale = [1.0 if out is None else _cancellation(out) for out in outputs]
+    rule = step.rule
     if rule.square is None:
-        largest = max(scale)
-        return [None if c is None else largest * np.abs(c) ** 2 for c in contributions]
-    squared = [
-        None if dy is None else s * np.abs(dy) ** 2 for s, dy in zip(scale, dys, strict=True)
-    ]
-    return rule.square(local, squared)
+        return [None if term is None else np.abs(term) ** 2 for term in terms]
+    if not rule.exact:
+        return rule.square(step.local, [None if dy is None else np.abs(dy) ** 2 for dy in dys])
+    kept = [dy if out is None else out.square for out, dy in zip(outputs, dys, strict=True)]
+    return rule.square(step.local, kept)
 
 
-def _cancellation(out: Cotangent) -> float:
-    """max(1, c max square / max |value|^2) with c = 0.1^2."""
-    value, square = np.max(np.abs(out.value), initial=0.0), np.max(out.square, initial=0.0)
-    if not (0 < value < np.inf and square < np.inf):
-        return 1.0
-    return max(1.0, float(_CANCELLED**2 * square / value**2))
+def _lost(rule, outputs, square) -> float:
+    """What was lost before, or is lost now because an output's cotangent cancelled.
+
+    Without this, softmax - onehot near the optimum would look as exact as any other number.
+    """
+    found = [out for out in outputs if out is not None]
+    if rule.exact:
+        return max(out.lost for out in found)
+    growth = max(map(_growth, found))
+    return growth * _root(square) if growth > 1 else 0.0
+
+
+def _growth(out: Cotangent) -> float:
+    """By how much the rounding of a cotangent is larger than its value suggests, at least 1."""
+    value = float(np.max(np.abs(out.value), initial=0.0))
+    size = max(_CANCELLED * _root(out.square), out.lost)
+    return max(1.0, size / value) if 0 < value < np.inf and size < np.inf else 1.0
+
+
+def _root(square: Array) -> float:
+    return float(np.sqrt(np.max(square, initial=0.0)))
+
+
+def _fitting(step: Step, k: int, term):
+    """A contribution checked, and real or complex like its input."""
+    x = step.local.x[k]
+    if term is None:
+        return np.zeros_like(x)
+    if np.shape(term) != np.shape(x):
+        raise RuntimeError(
+            f"the rule of `{step.equation.name}` returned shape {np.shape(term)} for its input {k} "
+            f"of shape {np.shape(x)}: a mistake in funcbackprop, please report it"
+        )
+    return np.asarray(term, complex) if np.iscomplexobj(x) else np.real(term)
 
 
 def _add(a: Cotangent, b: Cotangent) -> Cotangent:
     square = None if a.square is None else a.square + b.square
-    unaudited = a.unaudited | b.unaudited
+    fields = (square, max(a.lost, b.lost), a.unaudited | b.unaudited, True)
     if a.fresh and a.value.dtype == np.result_type(a.value, b.value):
         np.add(a.value, b.value, out=a.value)
-        return Cotangent(a.value, square, unaudited, True)
-    return Cotangent(np.asarray(a.value + b.value), square, unaudited, True)
-
-
-def _check(step: Step, k: int, contribution, x):
-    if np.shape(contribution) != np.shape(x):
-        raise RuntimeError(
-            f"the rule of `{step.equation.name}` returned shape {np.shape(contribution)} for its "
-            f"input {k} of shape {np.shape(x)}: a mistake in funcbackprop, please report it"
-        )
+        return Cotangent(a.value, *fields)
+    return Cotangent(np.asarray(a.value + b.value), *fields)

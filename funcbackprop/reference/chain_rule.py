@@ -118,7 +118,7 @@ class Pullback:
             return found[value.id]
         shape = np.shape(value.wide)
         dtype = value.wide.dtype if wide_dtype(value.wide.dtype) else jax.dtypes.float0
-        return Cotangent(np.zeros(shape, dtype), np.zeros(shape) if sizes else None, frozenset())
+        return Cotangent(np.zeros(shape, dtype), np.zeros(shape) if sizes else None)
 
     def _checked(self, cotangents):
         leaves, tree = jax.tree.flatten(cotangents)
@@ -169,8 +169,8 @@ class Details:
       value: sum_i w_i l_i / sum_i w_i, a float.
       aux: what the loss returned beside it, stacked over the examples kept; None without.
       grads: the gradient of `value`, float64, in the structure of the parameters.
-      sizes: for each leaf the size m of the terms that form an element: the largest root of a sum
-        of squares, times what was lost where a cotangent on the way cancelled.
+      sizes: for each leaf the size m of the terms that form an element: the largest root of the sum
+        of their squares, and more where a cotangent on the way cancelled and lost digits.
       decisions: see `Pullback`.
       unaudited: leaf name -> what stands between it and the loss that could not be followed.
     """
@@ -225,7 +225,7 @@ class ChainRuleGradient:
             float(shares @ values),
             aux if self.has_aux else None,
             tree.unflatten([c.value for c in found]),
-            tree.unflatten([float(np.sqrt(np.max(c.square, initial=0.0))) for c in found]),
+            tree.unflatten([c.size for c in found]),
             pullback.decisions,
             {
                 name: tuple(sorted(c.unaudited))

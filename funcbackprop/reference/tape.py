@@ -137,6 +137,18 @@ class Tape:
     def apply(self, equation: Equation, rule: Rule, inputs: Sequence[Value]) -> list[Value]:
         """Evaluate an equation by its rule and record it if a gradient flows through it."""
         own, wide, choice = self._outputs(equation, rule, inputs)
+        return self.record(equation, rule, inputs, own, wide, choice)
+
+    def record(
+        self,
+        equation: Equation,
+        rule: Rule,
+        inputs: Sequence[Value],
+        own: Sequence[Any],
+        wide: Sequence[Any],
+        choice: Any = None,
+    ) -> list[Value]:
+        """Outputs that were evaluated already, as values; a step if a gradient flows through."""
         active = tuple(v.id != INACTIVE for v in inputs)
         differentiable = any(active) and not rule.zero
         outputs = [

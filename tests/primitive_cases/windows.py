@@ -35,6 +35,7 @@ SETTINGS = {
 
 def _pool(kind, window, settings):
     computation, initial = POOLS[kind]
+    settings = {"window_strides": (1,) * len(window), **settings}
     return lambda x: lax.reduce_window(x, initial, computation, window, **settings)
 
 
@@ -152,7 +153,7 @@ CASES = {
     "maximum, window dilation": _dilated_pool("maximum", jnp.max),
     "minimum, window dilation": _dilated_pool("minimum", jnp.min),
     "sum, complex": Case(
-        lambda x: lax.reduce_window(x, 0j, lax.add, (2, 2), padding="SAME"), (cplx(3, 3),)
+        lambda x: lax.reduce_window(x, 0j, lax.add, (2, 2), (1, 1), "SAME"), (cplx(3, 3),)
     ),
     **{
         f"{kind}, ties, {padding}": Case(

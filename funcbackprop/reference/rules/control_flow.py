@@ -6,7 +6,8 @@ decided in the program's own precision.
 
 import numpy as np
 
-from ...graph import Equation, stack, to_numpy
+from ...graph import Equation, stack, to_numpy, where
+from . import arithmetic
 from .kinds import linear
 
 # One array as its slices along the leading axis, and back.
@@ -63,18 +64,32 @@ def scan(tape, equation, inputs):
 
 
 def while_loop(tape, equation, inputs):
-    """carry = body(carry) while cond(carry)."""
+    """carry = body(carry) while cond(carry). Under `vmap` each row stops on its own."""
     p, programs = equation.params, equation.programs
     nc, nb = p["cond_nconsts"], p["body_nconsts"]
     of_cond, of_body = list(inputs[:nc]), list(inputs[nc : nc + nb])
     carry, number = list(inputs[nc + nb :]), 0
     while True:
         with tape.inside("while", number):
-            (again,) = tape.run(programs["cond_jaxpr"], of_cond + carry)
-            if not again.own:
+            (going,) = tape.run(programs["cond_jaxpr"], of_cond + carry)
+            if not np.any(going.own):
                 return carry
-            carry = tape.run(programs["body_jaxpr"], of_body + carry)
+            after = tape.run(programs["body_jaxpr"], of_body + carry)
+            carry = [
+                new if np.all(going.own) else _where(tape, equation, going, old, new)
+                for old, new in zip(carry, after, strict=True)
+            ]
         number += 1
+
+
+def _where(tape, equation, going, old, new):
+    """`new` in the rows that are still going, `old` in the others."""
+    shape = np.shape(new.own)
+    rows = going.own.reshape(going.own.shape + (1,) * (len(shape) - going.own.ndim))
+    if not isinstance(new.own, np.ndarray | np.generic):
+        return tape.constant(where(rows, new.own, old.own))
+    which = tape.constant(np.broadcast_to(rows, shape))
+    return tape.apply(_part(equation, "select"), arithmetic.RULES["select_n"], [which, old, new])[0]
 
 
 def cond(tape, equation, inputs):
@@ -87,7 +102,7 @@ def cond(tape, equation, inputs):
 # primitive -> run(tape, equation, inputs) -> outputs
 STRUCTURED = {"cond": cond, "scan": scan, "while": while_loop}
 
-# What the coverage page says of them.
+# One line on each, for the coverage page.
 FORMULAS = {
     "cond": "the derivative of the branch that was taken",
     "scan": "the derivatives of the body, last iteration first",

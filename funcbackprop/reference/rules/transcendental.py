@@ -50,7 +50,7 @@ RULES = {
     "log1p": elementwise(None, lambda p, x, y: 1 / (1 + x), formula="dx = dy / (1 + x)"),
     "logistic": elementwise(
         lambda p, x: sigmoid(x),
-        lambda p, x, y: sigmoid(x) * sigmoid(-x),
+        lambda p, x, y: y * sigmoid(-x),
         formula="dx = sigma(x) sigma(-x) dy",
     ),
     "sin": elementwise(lambda p, x: np.sin(x), lambda p, x, y: np.cos(x), formula="dx = cos(x) dy"),

@@ -1,0 +1,47 @@
+"""Triangular systems in NumPy, with batch axes in front; what the matrix factorizations share."""
+
+import numpy as np
+import scipy.linalg
+
+
+def flip(x):
+    """The transpose of each matrix."""
+    return np.swapaxes(x, -1, -2)
+
+
+def adjoint(x):
+    """The conjugate transpose of each matrix."""
+    return np.conj(flip(x))
+
+
+def on_diagonal(d):
+    """Diagonal matrices."""
+    return d[..., None] * np.eye(d.shape[-1])
+
+
+def solve_triangular(
+    a,
+    b,
+    *,
+    lower,
+    left_side=True,
+    transpose_a=False,
+    conjugate_a=False,
+    unit_diagonal=False,
+):
+    """X with op(A) X = B, or X op(A) = B: BLAS `trsm`, so that a zero pivot gives inf or NaN."""
+    dtype = np.result_type(a, b, float)
+    a = np.conj(a) if conjugate_a else a
+    out = np.zeros(b.shape, dtype)
+    if not out.size:
+        return out
+    trsm = scipy.linalg.get_blas_funcs("trsm", dtype=dtype)
+    for k in np.ndindex(b.shape[:-2]):
+        out[k] = trsm(
+            *(1.0, a[k], b[k]),
+            side=not left_side,
+            lower=lower,
+            trans_a=transpose_a,
+            diag=unit_diagonal,
+        )
+    return out
