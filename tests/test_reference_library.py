@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scipy import special
+
 import funcbackprop as fb
+from funcbackprop.reference.rules import library
 
 
 @jax.custom_jvp
@@ -52,15 +55,10 @@ def test_the_kink_is_decided_in_the_precision_of_the_program():
 
 
 def test_decisions_in_the_body_are_noted():
-    """x^2 is 1 in float32 and more in float64, so `max` would decide otherwise there."""
-
-    def f(x):
-        return jax.nn.relu(1 - x * x)
-
-    x = np.float32(0.1) * np.float32(10)
-    y, pullback = fb.reference.vjp(lambda x: jax.nn.relu((x / 3) * 3 - x), np.float32(x * 0.7))
-    assert np.isfinite(y)
-    assert all(decision.primitive == "max" for decision in pullback.decisions)
+    """(x / 3) 3 - x may round to 0 in float32, where float64 sees another sign, and back."""
+    x = np.linspace(0.1, 1.0, 50, dtype=np.float32)
+    _, pullback = fb.reference.vjp(lambda x: jax.nn.relu((x / 3) * 3 - x), x)
+    assert {decision.primitive for decision in pullback.decisions} == {"max"}
 
 
 def test_the_mantissa_of_frexp_is_in_float64():
@@ -87,11 +85,27 @@ def test_a_custom_root_is_refused():
 
 
 def test_the_second_derivative_of_sinc_at_0_is_refused():
-    y, pullback = fb.reference.vjp(jax.grad(jnp.sinc), np.float32(0.0))
-    assert y == 0
-    try:
-        (dx,) = pullback(np.float64(1.0))
-    except fb.graph.UnsupportedPrimitive as error:
-        assert "sinc" in str(error)
-    else:  # newer versions of JAX have no rule of their own for it
-        assert dx == pytest.approx(-(np.pi**2) / 3)
+    f = jax.grad(jnp.sinc)
+    _, pullback = fb.reference.vjp(f, np.float32(0.0))
+    names = {e.name for e in fb.graph.trace(f, keep=["_sinc_maclaurin"])(np.float32(0)).equations}
+    if "jax:_sinc_maclaurin" not in names:
+        pytest.skip("this version of JAX has no rule of its own for it")
+    with pytest.raises(fb.graph.UnsupportedPrimitive, match="sinc"):
+        pullback(np.float64(1.0))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 60, 500])
+@pytest.mark.parametrize("error", [-1e-7, 0.0, 1e-7])
+def test_the_order_of_expn_is_found_from_its_value(n, error):
+    x = np.logspace(-30, 2.8, 200)
+    y = special.expn(n, x) * (1 + error)
+    np.testing.assert_array_equal(library._expn_order(x, y), n)
+
+
+def test_slopes_of_the_faddeeva_function_agree_where_series_and_formula_meet():
+    angle = np.linspace(-np.pi, np.pi, 40)
+    inside, outside = 7.999999 * np.exp(1j * angle), 8.000001 * np.exp(1j * angle)
+    a, b = library.wofz_slope(inside), library.wofz_slope(outside)
+    np.testing.assert_allclose(a, b, rtol=1e-3)
+    want = 2j / np.sqrt(np.pi) - 2 * outside * special.wofz(outside)
+    np.testing.assert_allclose(b, want, rtol=1e-11)

@@ -169,45 +169,30 @@ class Tape:
 
     def _outputs(self, equation, rule, inputs):
         """(own outputs, wide outputs, choice)."""
-        p, own_in, wide_in = equation.params, [v.own for v in inputs], [v.wide for v in inputs]
-        same = all(v.own is v.wide for v in inputs)
-        exact = rule.exact and rule.forward is not None and not any(map(is_key, own_in))
+        own_in, wide_in = [v.own for v in inputs], [v.wide for v in inputs]
+        widened = any(v.own is not v.wide for v in inputs)
         choice = None
         if rule.choose is not None:
-            choice = _quiet(rule.choose, p, *map(widen, own_in))
-        if exact:
-            own = _tuple(_quiet(rule.forward, p, *(() if choice is None else (choice,)), *own_in))
-        else:
-            own = evaluate(equation, *own_in)
-        if same and all(wide_dtype(o.dtype) in (None, o.dtype) for o in own):
+            choice = _quiet(rule.choose, equation.params, *map(widen, own_in))
+        own = _own(equation, rule, choice, own_in)
+        if not widened and all(wide_dtype(o.dtype) in (None, o.dtype) for o in own):
             return own, own, choice
-        if choice is not None and not same:
-            self._note(equation, choice, lambda: _quiet(rule.choose, p, *wide_in))
-        if not any(map(_is_floating, own)):
-            if not same and rule.opaque == "":
-                self._note(equation, own, lambda: self._wide(equation, rule, None, wide_in, own))
-            return own, own, choice
-        wide = self._wide(equation, rule, choice, wide_in, own)
-        if rule.zero and not rule.exact and not same:
-            self._note(equation, tuple(map(widen, own)), lambda: wide)
-            wide = tuple(map(widen, own))
-        return own, _decided(own, wide), choice
-
-    def _wide(self, equation, rule, choice, wide_in, own):
-        if rule.opaque:
-            return tuple(map(widen, own))
-        if rule.forward is not None:
-            chosen = () if choice is None else (choice,)
-            out = _tuple(_quiet(rule.forward, equation.params, *chosen, *wide_in))
-            return tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
-        if not any(map(_is_floating, wide_in)):
-            return tuple(map(widen, own))
-        return evaluate_wide(equation, *wide_in)
+        if widened and choice is not None:
+            self._note(equation, choice, _quiet(rule.choose, equation.params, *wide_in))
+        replayed = [not _is_floating(o) or (rule.zero and not rule.exact) for o in own]
+        if all(replayed) and not widened:
+            return own, tuple(map(widen, own)), choice
+        wide = _wide(equation, rule, choice, own_in, wide_in, own)
+        if widened and any(replayed):
+            pairs = [(widen(o), w) for o, w, r in zip(own, wide, replayed, strict=True) if r]
+            self._note(equation, *zip(*pairs, strict=True))
+        taken = zip(own, wide, replayed, strict=True)
+        return own, tuple(widen(o) if r else w for o, w, r in taken), choice
 
     def _note(self, equation, taken, otherwise):
-        """Compare the decisions taken with what `otherwise()` gives."""
+        """Note where the decisions taken are not those of float64."""
         differing, total = 0, 0
-        for a, b in zip(taken, otherwise(), strict=True):
+        for a, b in zip(taken, otherwise, strict=True):
             unequal = np.asarray(a) != np.asarray(b)
             if np.asarray(a).dtype.kind in "fc":
                 unequal &= ~(np.isnan(a) & np.isnan(b))
@@ -233,19 +218,50 @@ class _Inside:
         self.tape.where = self.outer
 
 
+def _own(equation, rule, choice, inputs) -> tuple:
+    """The outputs as the program has them.
+
+    By the rule's forward form where it rounds as the program does: in float32 and float64, or where
+    it rounds nothing. Otherwise by JAX, which knows what 16-bit arithmetic accumulates in.
+    """
+    arrays = rule.forward is not None and not any(map(is_key, inputs))
+    if arrays and rule.exact:
+        return _forward(equation, rule, choice, inputs)
+    dtypes = [x.dtype for x in (*inputs, *equation.outputs) if wide_dtype(x.dtype) is not None]
+    if arrays and dtypes and all(dtype in _NATIVE for dtype in dtypes):
+        out = _forward(equation, rule, choice, inputs)
+        return tuple(
+            np.asarray(o).astype(variable.dtype, copy=False)
+            for o, variable in zip(out, equation.outputs, strict=True)
+        )
+    return evaluate(equation, *inputs)
+
+
+_NATIVE = (np.float32, np.float64, np.complex64, np.complex128)
+
+
+def _wide(equation, rule, choice, own_in, wide_in, own) -> tuple:
+    """The outputs in float64."""
+    if rule.opaque:
+        return tuple(map(widen, own))
+    if rule.forward is not None and not any(map(is_key, own_in)):
+        return _forward(equation, rule, choice, wide_in)
+    if not any(map(_is_floating, wide_in)):
+        return tuple(map(widen, own))
+    return evaluate_wide(equation, *wide_in)
+
+
+def _forward(equation, rule, choice, inputs) -> tuple:
+    chosen = () if choice is None else (choice,)
+    out = _quiet(rule.forward, equation.params, *chosen, *inputs)
+    out = out if isinstance(out, tuple | list) else (out,)
+    return tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
+
+
 def _quiet(f, *arguments):
     """NaN and inf are results here, not mistakes."""
     with np.errstate(all="ignore"):
         return f(*arguments)
-
-
-def _tuple(out) -> tuple:
-    return tuple(out) if isinstance(out, tuple | list) else (out,)
-
-
-def _decided(own, wide):
-    """Outputs that are not floating-point are decisions: the program's own stand."""
-    return tuple(w if _is_floating(o) else o for o, w in zip(own, wide, strict=True))
 
 
 def _is_floating(x) -> bool:

@@ -147,6 +147,9 @@ CASES = {
     "switch under vmap": Case(
         jax.vmap(_switch), (np.array([2, 0, 1], np.int32), normal(3), normal(3, seed=1))
     ),
+    "platform_dependent": Case(
+        lambda x: lax.platform_dependent(x, cpu=jnp.sin, default=jnp.cos), (normal(3),)
+    ),
     "associative_scan": Case(lambda x: lax.associative_scan(jnp.multiply, x), (normal(5, 2),)),
     "map": Case(lambda w: lax.map(lambda row: jnp.sum(jnp.sin(row @ w)), w), (W,)),
     "jit, and jit inside": Case(jax.jit(lambda x: jax.jit(jnp.sin)(x) * x), (normal(3),)),

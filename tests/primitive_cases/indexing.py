@@ -30,7 +30,7 @@ STARTS_BATCH = np.array([[[0], [3]], [[2], [2]], [[-1], [1]]])
 
 
 def _lookup(table, tokens):
-    return jnp.tanh(table[tokens])
+    return jnp.sin(table[tokens])
 
 
 def _loss_of_lookup(table, tokens):
@@ -98,6 +98,11 @@ def _of_applied_sine(x, dy):
 def _of_nan_maximum(x, updates, dy):
     """A NaN wins against all, and nothing flows to it: element 1 is lost."""
     return np.where([True, False, True], dy, 0), np.zeros(2)
+
+
+def _of_slices(x, starts, dy):
+    """Gradient of x[0:2] and three times x[2:4]: all other starts are moved there."""
+    return np.concatenate([dy[0], dy[1:].sum(0)]), np.zeros(4, jax.dtypes.float0)
 
 
 CASES = {
@@ -400,8 +405,10 @@ CASES = {
         lambda x, i: lax.dynamic_slice(x, (i,), (2,)), (cplx(4), np.array(200, np.uint8))
     ),
     "dynamic_slice under vmap": Case(
-        jax.vmap(lambda x, i: lax.dynamic_slice(x, (i, jnp.zeros_like(i)), (2, 1)), (None, 0)),
-        (normal(4, 2), np.array([0, 3, -1, 9])),
+        jax.vmap(lambda x, i: lax.dynamic_slice(x, (i,), (2,)), (None, 0)),
+        (normal(4), np.array([0, 3, -1, 9])),
+        jax=False,  # JAX 0.7 takes overlapping slices for distinct ones.
+        expect=_of_slices,
     ),
     "dynamic_index_in_dim": Case(
         lambda x, i: lax.dynamic_index_in_dim(x, i, axis=1), (normal(2, 3), np.array(-1))

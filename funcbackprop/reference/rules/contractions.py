@@ -90,7 +90,7 @@ class _Ragged:
         before = () if self.batch else peers[: peers.index(axis)]
         self.x_axes = (*bx, *before, axis)
         self.y_axes = (*by, *(cy[cx.index(k)] for k in (*before, axis) if self.contracted))
-        one_y = np.empty(np.delete(y.shape, group_axes))
+        one_y = np.empty(np.delete(y.shape, group_axes))  # only its shape counts
         groups = sizes.shape[-1:] if self.contracted else ()
         self.shape = groups + _result_shape(self.p, x, one_y)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...graph import Equation, stack, to_numpy, where
 from . import arithmetic
-from .kinds import linear
+from .kinds import constant, linear
 
 # One array as its slices along the leading axis, and back.
 UNSTACK = linear(
@@ -98,6 +98,8 @@ def cond(tape, equation, inputs):
     index = int(np.clip(int(inputs[0].own), 0, len(branches) - 1))
     return tape.run(branches[index], inputs[1:])
 
+
+RULES = {"platform_index": constant("0: which branch of platform_dependent is for the CPU")}
 
 # primitive -> run(tape, equation, inputs) -> outputs
 STRUCTURED = {"cond": cond, "scan": scan, "while": while_loop}

@@ -1,3 +1,32 @@
-"""What leaves the program: callbacks, foreign calls and kernels are opaque."""
+"""What leaves the program: callbacks, foreign calls and kernels, and what only watches it."""
 
-RULES = {}
+from .kinds import constant, opaque
+
+_FOREIGN = opaque("a foreign function, whose derivative is not known here")
+_HOST = opaque("a Python function that is called while the program runs")
+_KERNEL = opaque("a kernel, which is not made of equations on arrays")
+_USER = opaque("a primitive of the user's, of JAX's experimental `hijax`")
+
+# Without outputs, these are left out when the program is captured: they do not run.
+_WATCHER = constant("0: no outputs", convention="does not run in the reference")
+
+RULES = {
+    "buffer_callback": _HOST,
+    "call_exported": opaque("an exported program, which is compiled"),
+    "call_hi_primitive": _USER,
+    "check": _WATCHER,
+    "core_map": _KERNEL,
+    "custom_partitioning": opaque("a function that places its own parts on devices"),
+    "custom_transpose_call": opaque("a linear function of which only the transpose is known"),
+    "dce_sink": _WATCHER,
+    "debug_callback": _WATCHER,
+    "debug_print": _WATCHER,
+    "ffi_call": _FOREIGN,
+    "get_global": _KERNEL,
+    "inspect_sharding": _WATCHER,
+    "io_callback": _HOST,
+    "mpmd_map": _KERNEL,
+    "pallas_call": _KERNEL,
+    "pure_callback": _HOST,
+    "xla_pmap": opaque("runs on several devices; take the function inside"),
+}

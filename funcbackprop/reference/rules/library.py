@@ -20,7 +20,8 @@ from .transcendental import sigmoid
 
 def run(tape, equation, inputs):
     """The body evaluated off the record, and one step with the rule of the table."""
-    outputs = _value(tape, equation, inputs)
+    held = [tape.constant(value.own)._replace(wide=value.wide) for value in inputs]
+    outputs = tape.run(equation.programs["body"], held)
     rule, choice = RULES[equation.name], None
     if rule.choose is not None:
         choice = rule.choose(equation.params, *(value.own for value in inputs))
@@ -30,15 +31,11 @@ def run(tape, equation, inputs):
 
 def frexp(tape, equation, inputs):
     """As `run`, with the mantissa in float64: the body cuts it out of the program's own bits."""
-    mantissa, exponent = _value(tape, equation, inputs)
-    wide = [np.ldexp(inputs[-1].wide, -exponent.own), exponent.own]
+    held = [tape.constant(value.own)._replace(wide=value.own) for value in inputs]
+    mantissa, exponent = tape.run(equation.programs["body"], held)
     own = [mantissa.own, exponent.own]
+    wide = [np.ldexp(inputs[-1].wide, -exponent.own), exponent.own]
     return tape.record(equation, RULES[equation.name], inputs, own, wide)
-
-
-def _value(tape, equation, inputs):
-    held = [tape.constant(value.own)._replace(wide=value.wide) for value in inputs]
-    return tape.run(equation.programs["body"], held)
 
 
 def function(*partials, formula, choose=None, convention="") -> Rule:
@@ -185,12 +182,14 @@ def _expn_slope(n, x, y):
 def _expn_order(x, y):
     """n from x and y = E_n(x), which the call does not hold otherwise.
 
-    n + x - 1 <= exp(-x) / y < n + x for n >= 1 (Abramowitz & Stegun 5.1.19), and for n = 0
-    exp(-x) / y = x.
+    E_n(x) exp(x) is about (1 + n / (x + n)^2) / (x + n) (Abramowitz & Stegun 5.1.52): with
+    e = exp(-x) / y - x, n (x + n - 1) = e (x + n), whose root is less than 1/2 off for n >= 1.
+    For n = 0, e = 0.
     """
-    excess = np.exp(-x) / y - x
-    n = np.where(excess < 1e-6, 0, np.floor(excess + 1e-6) + 1)
-    # E_1(0) is infinite like E_0(0); an underflowed y has no slope either way.
+    e = np.exp(-x) / y - x
+    root = (1 + e - x + np.sqrt((1 + e - x) ** 2 + 4 * e * x)) / 2
+    n = np.where(e < 1e-3, 0, np.rint(root))
+    # At 0, E_1 is infinite like E_0; where y underflows the slope is 0 for every n.
     return np.where(np.isfinite(n), n, 1)
 
 

@@ -26,7 +26,7 @@ def _shares_of(extreme, worst):
 
     def choose(p, x):
         axes, x = tuple(p["axes"]), x.astype(np.result_type(x, float))
-        # NaN equals nothing: a reduction that meets one has shares 0 / 0 = NaN, as in JAX.
+        # NaN equals nothing: a reduction that meets one has shares 0 / 0 = NaN.
         ties = x == extreme(x, axis=axes, keepdims=True, initial=worst)
         return (ties / ties.sum(axis=axes, keepdims=True),)
 
@@ -58,7 +58,7 @@ def _extreme_rule(extreme, worst):
         forward=_take_extreme(extreme, worst),
         choose=_shares_of(extreme, worst),
         square=_share_square,
-        convention="n tied values get dy / n each",
+        convention="n tied values get dy / n each; where one is NaN, all get NaN",
     )
 
 

@@ -129,7 +129,6 @@ def _identity(convention=""):
 
 
 _PLACE = "where a value is stored does not change it"
-_TYPE = "the cast changes the type in `shard_map`, not the value on a device"
 
 RULES = {
     "broadcast_in_dim": linear(
@@ -212,14 +211,4 @@ RULES = {
     "shard_alike": _identity(_PLACE),
     "sharding_constraint": _identity(_PLACE),
     "xla_metadata_value": _identity(),
-    "reduced_vary_cast": _identity(_TYPE),
-    "reduced_vary_cast_p": _identity(_TYPE),
-    "vary_unreduced_cast": _identity(_TYPE),
-    "vary_unreduced_cast_p": _identity(_TYPE),
-    "tie": linear(
-        lambda local, dys: [None, dys[0]],
-        formula="dx = 0, dy = dz",
-        forward=lambda p, x, y: y,
-        exact=True,
-    ),
 }
