@@ -147,6 +147,15 @@ def test_a_carry_of_explicit_dtype():
     assert_agree(pullback(1.0)[0], 3 * np.cos(0.5), np.float64)
 
 
+def test_what_is_computed_from_integers_is_computed_in_float64():
+    def f(x):
+        return jnp.sum(x * jnp.sqrt(jnp.arange(1, 4, dtype=jnp.float32)))
+
+    value, pullback = vjp(f, np.ones(3, np.float32))
+    assert_agree(value, np.sqrt([1, 2, 3]).sum(), np.float64)
+    assert_agree(pullback(1.0)[0], np.sqrt([1, 2, 3]), np.float64)
+
+
 def test_decisions_that_float64_would_take_otherwise_are_listed():
     def loss(x):
         def body(carry, t):

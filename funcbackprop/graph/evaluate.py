@@ -46,7 +46,7 @@ def evaluate_wide(equation: Equation, *values: Any) -> tuple[Any, ...]:
 def widen(value: Any) -> Any:
     """Floating-point arrays as float64 or complex128; anything else as it is."""
     wide = wide_dtype(value.dtype)
-    return value if wide is None or wide == value.dtype else np.asarray(value).astype(wide)
+    return value if wide is None else np.asarray(value).astype(wide, copy=False)
 
 
 def wide_dtype(dtype: Any) -> np.dtype | None:
@@ -89,7 +89,8 @@ def stack(values: Sequence[Any]) -> Any:
 
 def _widened(value):
     if isinstance(value, np.dtype) or (isinstance(value, type) and hasattr(value, "dtype")):
-        return wide_dtype(np.dtype(value)) or value
+        wide = wide_dtype(np.dtype(value))
+        return value if wide is None else wide
     return value
 
 

@@ -117,7 +117,8 @@ class Pullback:
         if value.id in found:
             return found[value.id]
         shape = np.shape(value.wide)
-        dtype = value.wide.dtype if wide_dtype(value.wide.dtype) else jax.dtypes.float0
+        floating = wide_dtype(value.wide.dtype) is not None
+        dtype = value.wide.dtype if floating else jax.dtypes.float0
         return Cotangent(np.zeros(shape, dtype), np.zeros(shape) if sizes else None)
 
     def _checked(self, cotangents):

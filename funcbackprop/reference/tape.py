@@ -175,7 +175,7 @@ class Tape:
         if rule.choose is not None:
             choice = _quiet(rule.choose, equation.params, *map(widen, own_in))
         own = _own(equation, rule, choice, own_in)
-        if not widened and all(wide_dtype(o.dtype) in (None, o.dtype) for o in own):
+        if not widened and all(map(_is_wide, own)):
             return own, own, choice
         if widened and choice is not None:
             self._note(equation, choice, _quiet(rule.choose, equation.params, *wide_in))
@@ -266,6 +266,12 @@ def _quiet(f, *arguments):
 
 def _is_floating(x) -> bool:
     return wide_dtype(x.dtype) is not None
+
+
+def _is_wide(x) -> bool:
+    """Whether there is nothing to widen. (A NumPy dtype compares equal to None.)"""
+    wide = wide_dtype(x.dtype)
+    return wide is None or wide == x.dtype
 
 
 def _last_uses(program: Program) -> dict[int, list]:

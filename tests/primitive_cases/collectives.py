@@ -98,9 +98,6 @@ CASES = {
     "all_to_all to another axis": Case(
         mapped(lambda x: lax.all_to_all(x[None], "i", 0, 1)[:, 0]), (X,), jax=False, expect=_same
     ),
-    "all_gather_invariant": Case(
-        mapped(lambda x: parallel.all_gather_invariant(x, "i", tiled=True), outputs=WHOLE), (X,)
-    ),
     **{
         f"{f.__name__} of vmap": Case(jax.vmap(lambda x, f=f: f(x, "i") * x, axis_name="i"), (X,))
         for f in (lax.psum, lax.pmean, lax.all_gather)
@@ -119,6 +116,12 @@ CASES = {
         jax.vmap(lambda x: lax.ppermute(x, "i", [(0, 1), (1, 0)]) * x, axis_name="i"), (X,)
     ),
 }
+
+
+if hasattr(parallel, "all_gather_invariant"):
+    CASES["all_gather_invariant"] = Case(
+        mapped(lambda x: parallel.all_gather_invariant(x, "i", tiled=True), outputs=WHOLE), (X,)
+    )
 
 
 def explicit(f, inputs=ROWS, outputs=ROWS):

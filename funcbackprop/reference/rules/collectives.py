@@ -149,12 +149,15 @@ RULES = {
     "reduce_scatter": _SCATTER,
     "unreduced_psum": _IDENTITY,
     "unreduced_reduce_scatter": _SCATTER,
-    # Casts between kinds of arrays; their names differ between versions of JAX.
+    # Casts between kinds of arrays.
     "reduced_vary_cast_p": _IDENTITY,
     "vary_unreduced_cast_p": _IDENTITY,
     "reduced_vary_cast": _IDENTITY,
     "vary_unreduced_cast": _IDENTITY,
 }
+
+# The names of JAX 0.12.
+NEWER = frozenset({"reduced_vary_cast", "vary_unreduced_cast"})
 
 # primitive -> run(tape, equation, inputs) -> outputs
 STRUCTURED = {

@@ -328,9 +328,19 @@ def _dynamic_update_slice_pull(local, dys):
 _DROPPED = "0 where an update was dropped"
 _MOVED = "a slice that reaches outside is moved inside"
 
-_SET = linear(_scatter_pull, formula="", forward=_scatter, exact=True)
-_TAKE = linear(_take_pull, formula="", forward=lambda p, x, at: x.reshape(-1)[at], exact=True)
-_PUT = linear(_put_pull, formula="", forward=_put, exact=True)
+_SET = linear(
+    _scatter_pull,
+    formula="dx = dy where nothing was set, du = dy where it was",
+    forward=_scatter,
+    exact=True,
+)
+_TAKE = linear(
+    _take_pull,
+    formula="dx = dy where it was taken",
+    forward=lambda p, x, at: x.reshape(-1)[at],
+    exact=True,
+)
+_PUT = linear(_put_pull, formula="dx = dy elsewhere, du = dy there", forward=_put, exact=True)
 
 RULES = {
     "gather": linear(

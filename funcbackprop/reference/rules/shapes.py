@@ -206,7 +206,6 @@ RULES = {
     "layout_constraint": _identity(_PLACE),
     "name": _identity(),
     "optimization_barrier": _identity(),
-    "relayout": _identity(_PLACE),
     "reshard": _identity(_PLACE),
     "shard_alike": _identity(_PLACE),
     "sharding_constraint": _identity(_PLACE),

@@ -103,7 +103,10 @@ RULES = {
         "are ordered as by XLA on the CPU",
     ),
     "top_k": _top(
-        _largest, _top_axis, "NaN comes first; 0 is before -0; of ties, the first is taken first"
+        _largest,
+        _top_axis,
+        "NaN comes first; 0 is before -0; of ties, the first is taken first, with `is_stable` or "
+        "without",
     ),
     "approx_top_k": _top(
         _approximately_largest,
