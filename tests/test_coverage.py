@@ -34,6 +34,7 @@ TABLES = (
 ABSENT = {
     "custom_lin": "made by JAX while it linearizes, and gone when it is done",
     "call_hi_primitive_linearized": "made by JAX while it linearizes, and gone when it is done",
+    "stage": "what turns a constant into an array outside of any trace",
 }
 
 

@@ -24,11 +24,13 @@ CALLS = {
     "custom_jvp_call": ("call_jaxpr", "custom_jvp"),
     "custom_vjp_call": ("call_jaxpr", "custom_vjp"),
     "custom_vmap_call": ("call", "custom_vmap"),
+    "eval_jaxpr": ("call_jaxpr", "call"),
     "jit": ("jaxpr", "jit"),
     "linear_call": ("callee", "linear_call"),
     "pjit": ("jaxpr", "jit"),
     "remat2": ("jaxpr", "remat"),
     "remat_opt": ("fwd_jaxpr", "custom_vjp"),
+    "xla_metadata_call": ("jaxpr", "jit"),
 }
 
 # primitive -> parameters that hold programs which run any number of times. They stay equations.
@@ -39,6 +41,7 @@ STRUCTURED = {
     "reduce_window": ("jaxpr",),
     "run_state": ("jaxpr",),
     "scan": ("jaxpr",),
+    "scatter": ("update_jaxpr",),
     "shard_map": ("jaxpr",),
     "while": ("cond_jaxpr", "body_jaxpr"),
 }
@@ -53,7 +56,6 @@ ATOMS = {
     "reduce_and",
     "reduce_or",
     "reduce_xor",
-    "scatter",
     "scatter-add",
     "scatter-max",
     "scatter-min",
@@ -164,20 +166,20 @@ class _Capture:
     def _equation(self, eqn, arguments, calls) -> tuple[Variable, ...]:
         name = eqn.primitive.name
         locate = functools.partial(versions.source, eqn)
-        held = STRUCTURED.get(name, ())
+        params = versions.parameters(eqn)
+        held = [k for k in STRUCTURED.get(name, ()) if params[k] is not None]
         outputs = tuple(_variable(v) for v in eqn.outvars)
         equation = Equation(
             *(name, arguments, outputs),
-            params={k: v for k, v in eqn.params.items() if k not in held},
+            params={k: v for k, v in params.items() if k not in held},
             programs={
-                k: self._inner(eqn.params[k], (*calls, Call(name, k, locate(), False)))
-                for k in held
+                k: self._inner(params[k], (*calls, Call(name, k, locate(), False))) for k in held
             },
             calls=calls,
             locate=locate,
             primitive=eqn.primitive,
         )
-        if name not in STRUCTURED and name not in ATOMS and versions.has_programs(eqn.params):
+        if name not in STRUCTURED and name not in ATOMS and versions.has_programs(params):
             raise UnsupportedPrimitive(
                 f"`{name}` at {equation.source} holds a program that funcbackprop does not know "
                 "how to enter. Please report it with the code that uses it."

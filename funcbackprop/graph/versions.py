@@ -54,6 +54,18 @@ def dtype(aval: Any) -> Any:
     return getattr(inner, "dtype", None)
 
 
+def parameters(eqn: Any) -> dict[str, Any]:
+    """The parameters of an equation as JAX 0.7 to 0.10 have them, every program with constants."""
+    params = dict(eqn.params)
+    if eqn.primitive.name == "scan" and "ft_in" in params:  # JAX 0.11
+        constants, carry, _ = params["ft_in"].unpack()
+        params |= {"num_consts": len(constants.vals), "num_carry": len(carry.vals)}
+    if eqn.primitive.name == "scatter" and params["update_jaxpr"] is not None:
+        held, constants = params["update_jaxpr"], params["update_consts"]
+        params["update_jaxpr"] = core.ClosedJaxpr(held, constants)
+    return params
+
+
 def has_programs(params: dict[str, Any]) -> bool:
     """Whether a parameter is a jaxpr, or a tuple or list with one in it."""
 

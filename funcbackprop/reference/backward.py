@@ -129,7 +129,7 @@ def _fitting(step: Step, k: int, term):
             f"the rule of `{step.equation.name}` returned shape {np.shape(term)} for its input {k} "
             f"of shape {np.shape(x)}: a mistake in funcbackprop, please report it"
         )
-    return np.asarray(term, complex) if np.iscomplexobj(x) else np.real(term)
+    return np.asarray(term, complex) if np.iscomplexobj(x) else np.asarray(np.real(term), float)
 
 
 def _add(a: Cotangent, b: Cotangent) -> Cotangent:

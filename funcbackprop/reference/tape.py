@@ -183,9 +183,10 @@ class Tape:
         if all(replayed) and not widened:
             return own, tuple(map(widen, own)), choice
         wide = _wide(equation, rule, choice, own_in, wide_in, own)
-        if widened and any(replayed):
-            pairs = [(widen(o), w) for o, w, r in zip(own, wide, replayed, strict=True) if r]
-            self._note(equation, *zip(*pairs, strict=True))
+        if widened:
+            pairs = zip(own, wide, replayed, strict=True)
+            pairs = [(widen(o), w) for o, w, r in pairs if r and not is_key(o)]
+            self._note(equation, [o for o, _ in pairs], [w for _, w in pairs])
         taken = zip(own, wide, replayed, strict=True)
         return own, tuple(widen(o) if r else w for o, w, r in taken), choice
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .case import Case, cplx, distinct, normal, uniform
+from .case import Case, cplx, distinct, normal
 
 MODES = ("clip", "fill", "promise_in_bounds")
 INSIDE = np.array([2, 0, 2, 3, 1, 2])
@@ -153,16 +153,12 @@ CASES = {
     ),
     "gather of nothing": Case(lambda x: x[np.zeros((0, 2), int)], (normal(3, 2),)),
     "gather from an empty array": Case(lambda x: x[np.zeros(0, int)] * 2, (normal(0, 2),)),
-    "gather of empty rows": Case(lambda x: x[INSIDE], (normal(4, 0),)),
     "gather, batched operand": Case(jax.vmap(lambda x: x[INSIDE], 1), (normal(4, 2),)),
     "gather, batched indices": Case(
         jax.vmap(lambda x, i: x[i], (None, 0)), (normal(4, 2), INSIDE.reshape(2, 3))
     ),
     "gather, both batched": Case(
         jax.vmap(lambda x, i: x[i], (1, 0), 1), (cplx(4, 2), INSIDE.reshape(2, 3))
-    ),
-    "gather, batched twice": Case(
-        jax.vmap(jax.vmap(lambda x, i: x[:, i])), (normal(2, 2, 3, 4), np.array([[0, 3], [1, 1]]))
     ),
     "gather of an empty batch": Case(
         jax.vmap(lambda x, i: x[i]), (normal(0, 4), np.zeros((0, 3), int))
@@ -174,19 +170,13 @@ CASES = {
     "take, clipped": Case(
         lambda x: jnp.take(x, jnp.array([2, -5, 9]), axis=0, mode="clip"), (normal(3, 2),)
     ),
-    "take, wrapped": Case(lambda x: jnp.take(x, jnp.array([2, -5, 9]), mode="wrap"), (normal(4),)),
     "take_along_axis": Case(
         lambda x, i: jnp.take_along_axis(x, i, axis=1) ** 2,
         (normal(2, 4), np.array([[3, 3, 0], [-1, 1, 9]])),
     ),
-    "take_along_axis, broadcast": Case(
-        lambda x, i: jnp.take_along_axis(x, i, axis=0),
-        (normal(3, 2, 2), np.array([[[2, 1]], [[0, 0]]])),
-    ),
     "basic and advanced indices": Case(
         lambda x: x[jnp.array([0, -1]), :, None, 1:, jnp.array([2, 0])], (normal(2, 2, 3, 4),)
     ),
-    "indices by a mask": Case(lambda x: x[np.array([True, False, True, True])], (normal(4, 2),)),
     "index by a traced number": Case(lambda x, i: x[i] * x[-i], (normal(4, 2), np.array(-2))),
     "embedding": Case(_lookup, (normal(5, 3), np.array([[1, 4, 1], [0, 1, 2]]))),
     "embedding under vmap": Case(
@@ -353,38 +343,18 @@ CASES = {
     "scatter of a bool": Case(
         lambda x: x * jnp.zeros(4, bool).at[np.array([1, 3])].set(True), (normal(4),)
     ),
-    "scatter, power": Case(
-        lambda x, u: x.at[jnp.array([0, 2])].power(u, unique_indices=True),
-        (uniform(3), normal(2, seed=1)),
-    ),
     "scatter in a gradient": Case(
         jax.grad(lambda x: jnp.sum(jnp.sin(x.at[INSIDE].add(x[1] * x[0]).at[2].set(x[3])))),
         (normal(4),),
     ),
-    "one_hot by scatter": Case(
-        lambda x, i: jnp.zeros((3, 4), x.dtype).at[jnp.arange(3), i].set(x),
-        (normal(3), np.array([1, 3, 0])),
-    ),
     "segment_sum": Case(
         lambda x: jax.ops.segment_sum(x, jnp.array([0, 2, 2, 0, 5]), 4), (normal(5, 2),)
-    ),
-    "segment_max": Case(
-        lambda x: jax.ops.segment_max(x, jnp.array([0, 2, 2, 0, 1]), 3), (distinct(5, 2),)
-    ),
-    "bincount": Case(lambda w: jnp.bincount(jnp.array([0, 2, 2, 1]), w, length=4), (normal(4),)),
-    "diagonal": Case(lambda x: jnp.diag(x) @ jnp.diag(x, 1)[:3], (normal(3),)),
-    "fill_diagonal": Case(
-        lambda x, u: jnp.fill_diagonal(x, u, inplace=False) ** 2, (normal(3, 3), normal(3))
     ),
     "scatter of a function": Case(
         lambda x: jnp.asarray(x).at[jnp.array([1, 3, 7, 3])].apply(jnp.sin),
         (normal(5),),
         jax=False,
         expect=_of_applied_sine,
-    ),
-    "scatter of a function of constants": Case(
-        lambda x: x * jnp.ones(4).at[jnp.array([1, 1])].apply(lambda y: 3 * y).astype(x.dtype),
-        (normal(4),),
     ),
     "scatter of a function at no place": Case(
         lambda x: x * jnp.arange(3).at[jnp.array([9])].apply(lambda n: n + 1), (normal(3),)
@@ -410,9 +380,6 @@ CASES = {
         jax=False,  # JAX 0.7 takes overlapping slices for distinct ones.
         expect=_of_slices,
     ),
-    "dynamic_index_in_dim": Case(
-        lambda x, i: lax.dynamic_index_in_dim(x, i, axis=1), (normal(2, 3), np.array(-1))
-    ),
     **{
         f"dynamic_update_slice, {kind}": Case(
             lambda x, u, i: lax.dynamic_update_slice(x * x, u, (jnp.ones_like(i), i)),
@@ -420,14 +387,8 @@ CASES = {
         )
         for kind, start in {"inside": 1, "from the end": -3, "below": -9, "above": 8}.items()
     },
-    "dynamic_update_slice of a scalar": Case(
-        lambda x, u: lax.dynamic_update_slice(x, u, ()), (normal(), normal(seed=1))
-    ),
     "dynamic_update_slice by constants": Case(
         lambda x: lax.dynamic_update_slice(x, jnp.ones(2, x.dtype), (1,)), (cplx(4),)
-    ),
-    "dynamic_update_slice of constants": Case(
-        lambda u: lax.dynamic_update_slice(jnp.ones(4, u.dtype), u, (1,)), (normal(2),)
     ),
     "dynamic_update_slice under vmap": Case(
         jax.vmap(lambda x, u, i: lax.dynamic_update_slice(x, u, (i,)), (None, 0, 0)),

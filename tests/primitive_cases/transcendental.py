@@ -20,7 +20,7 @@ ANY = {
     "tanh": lax.tanh,
     "asinh": lax.asinh,
 }
-POSITIVE = {"log": lax.log, "log1p": lax.log1p}
+POSITIVE = {"log": lax.log, "log1p": lax.log1p, "log2": jax.numpy.log2}
 WITHIN = {"asin": lax.asin, "acos": lax.acos, "atanh": lax.atanh}
 ALL = {**ANY, **POSITIVE, **WITHIN}
 

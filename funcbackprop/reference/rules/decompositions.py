@@ -1,8 +1,7 @@
 """Factorizations of matrices: LU, QR, eigenvalues and eigenvectors, singular values.
 
 In the formulas `'` is the transpose, `*` the complex conjugate and `^H` both; o multiplies entry
-by entry. Where the derivative divides by a difference of eigenvalues, it is infinite at a multiple
-one, except where the entry divided is 0: there nothing flows.
+by entry.
 """
 
 import dataclasses
@@ -13,57 +12,67 @@ import scipy.optimize
 
 from ...graph import UnsupportedPrimitive, evaluate
 from .kinds import general
-from .triangular import adjoint, flip, on_diagonal, solve_triangular
+from .triangular import adjoint, flip, on_diagonal, onto_triangle, solve_triangular
 
-_GAPS = "multiple {} give inf or NaN, except where the numerator is 0"
-
-
-def _over(numerator, gap):
-    """numerator / gap, and 0 where the numerator is 0."""
-    with np.errstate(all="ignore"):
-        return np.where(numerator == 0, 0, numerator / gap)
+_GAPS = "equal {} give inf or NaN, except where no gradient flows to their vectors"
 
 
-def _off_diagonal_over(numerator, gap):
-    """As `_over`, and 0 on the diagonal."""
-    eye = np.eye(gap.shape[-1])
-    return _over(numerator * (1 - eye), gap + eye)
+def _between(numerator, gap, flows):
+    """numerator / gap off the diagonal, and 0 on it and where nothing flows.
+
+    Args:
+      flows: for each pair of vectors, whether a gradient flows to one of them. Where none does,
+        0 / 0 is 0; where one does, what 0 / 0 stands for is not known here.
+    """
+    gap = np.where(flows, gap, 1) + np.eye(gap.shape[-1])
+    return numerator * (1 - np.eye(gap.shape[-1])) / gap
+
+
+def _any(dv):
+    """Whether a gradient flows to each vector, a column of dv."""
+    return np.any(dv != 0, axis=-2)
+
+
+def _either(flows):
+    return flows[..., :, None] | flows[..., None, :]
 
 
 # --- LU and QR: the pivots are the program's ------------------------------------------------------
 
 
 def _with_own_pivots(rule, in_float64):
-    """A runner that gives `rule` the permutation that the program itself found.
+    """A runner that gives `rule` the pivots that the program itself found, as its `choice`.
 
-    It is an output too, and what follows uses it: the factors in float64 must belong to it.
+    They are outputs too, and what follows uses them: the factors in float64 must belong to them.
     """
 
     def run(tape, equation, inputs):
         (a,) = inputs
-        *_, permutation = evaluate(equation, a.own)
+        pivots = tuple(o for o in evaluate(equation, a.own) if o.dtype.kind == "i")
 
         def choose(p, x):
-            widened = x is a.wide and a.wide is not a.own
-            return (in_float64(x) if widened else np.asarray(permutation),)
+            return in_float64(x) if x is a.wide and a.wide is not a.own else pivots
 
         return tape.apply(equation, dataclasses.replace(rule, choose=choose), inputs)
 
     return run
 
 
-def _permutation_of_lu(a):
-    """The rows in the order in which partial pivoting takes them, for each matrix."""
-    out = np.empty(a.shape[:-1], int)
-    out[...] = np.arange(a.shape[-2])
-    for k in np.ndindex(a.shape[:-2] if a.size else (0,)):
-        out[k] = scipy.linalg.lu(a[k], p_indices=True)[0].argsort()
-    return out
+def _pivots_of_lu(a):
+    """(pivots, permutation): in step k, partial pivoting exchanges rows k and pivots[k]."""
+    pivots = np.zeros((*a.shape[:-2], min(a.shape[-2:])), int)
+    permutation = np.zeros(a.shape[:-1], int) + np.arange(a.shape[-2])
+    getrf = scipy.linalg.get_lapack_funcs("getrf", (a,))
+    for batch in np.ndindex(a.shape[:-2] if a.size else (0,)):
+        _, pivots[batch], _ = getrf(a[batch])
+        for k, row in enumerate(pivots[batch]):
+            permutation[(*batch, [k, row])] = permutation[(*batch, [row, k])]
+    return pivots, permutation
 
 
 def _eliminated(p, choice, a):
     """(packed factors, pivots, permutation): elimination of rows that are already in order."""
-    (permutation,) = choice
+    pivots, permutation = choice
     lu = np.take_along_axis(a, permutation[..., None], axis=-2)
     for k in range(min(lu.shape[-2:])):
         column = lu[..., k + 1 :, k] / lu[..., k, k, None]
@@ -71,12 +80,12 @@ def _eliminated(p, choice, a):
         column = np.where(lu[..., k + 1 :, k] == 0, 0, column)
         lu[..., k + 1 :, k] = column
         lu[..., k + 1 :, k + 1 :] -= column[..., None] * lu[..., k, None, k + 1 :]
-    return lu, permutation[..., : min(lu.shape[-2:])], permutation
+    return lu, pivots, permutation
 
 
 def _lu_pull(local, dys):
     """dA = P' L^-T (tril(L' dLU, -1) + triu(dLU U')) U^-T, with identities added to L and U."""
-    (packed, *_), (dlu, *_), (permutation,) = local.y, dys, local.choice
+    (packed, *_), (dlu, *_), (_, permutation) = local.y, dys, local.choice
     m, n = packed.shape[-2:]
     lower = _padded(np.tril(packed, -1), m) + np.eye(m)
     upper = _padded(np.triu(packed), n) + np.diag(np.arange(n) >= m)
@@ -102,15 +111,15 @@ LU = general(
     forward=_eliminated,
     convention="the order of the rows is the program's own",
 )
-lu = _with_own_pivots(LU, _permutation_of_lu)
+lu = _with_own_pivots(LU, _pivots_of_lu)
 
 
-def _permutation_of_qr(a):
-    """The columns in the order in which pivoting takes them, for each matrix."""
+def _pivots_of_qr(a):
+    """(permutation,): the columns in the order in which pivoting takes them."""
     out = np.empty((*a.shape[:-2], a.shape[-1]), int)
     for k in np.ndindex(a.shape[:-2]):
         out[k] = scipy.linalg.qr(a[k], mode="r", pivoting=True)[-1]
-    return out
+    return (out,)
 
 
 def _columns(p, choice, a):
@@ -187,7 +196,7 @@ QR = general(
 def qr(tape, equation, inputs):
     """With pivoting, in the program's own order."""
     pivoted = equation.params["pivoting"]
-    run = _with_own_pivots(QR, _permutation_of_qr) if pivoted else _as_it_is
+    run = _with_own_pivots(QR, _pivots_of_qr) if pivoted else _as_it_is
     return run(tape, equation, inputs)
 
 
@@ -199,17 +208,22 @@ def _as_it_is(tape, equation, inputs):
 
 
 def _eigh_pull(local, dys):
-    """dA = V* (diag(dw) + F o (V' dV)) V', F_ij = 1 / (w_j - w_i) off the diagonal."""
+    """dA = V* (diag(dw) + F o (K - K^H) / 2) V', K = V' dV, F_ij = 1 / (w_j - w_i), i != j.
+
+    K + K^H would only add to the anti-Hermitian part of dA, which no Hermitian A can feel.
+    """
     (v, w), (dv, dw) = local.y, dys
+    k = flip(v) @ dv
     gaps = w[..., None, :] - w[..., :, None]
-    middle = _off_diagonal_over(flip(v) @ dv, gaps) + on_diagonal(dw)
-    return [np.conj(v) @ middle @ flip(v)]
+    middle = _between((k - adjoint(k)) / 2, gaps, _either(_any(dv))) + on_diagonal(dw)
+    return [onto_triangle(np.conj(v) @ middle @ flip(v), local.p["lower"])]
 
 
 EIGH = general(
     _eigh_pull,
-    formula="dA = V* (diag(dw) + F o (V' dV)) V', F_ij = 1 / (w_j - w_i) off the diagonal",
-    convention="A counts as Hermitian, as in JAX; " + _GAPS.format("eigenvalues"),
+    formula="dA = V* (diag(dw) + F o (K - K^H) / 2) V', K = V' dV, F_ij = 1 / (w_j - w_i), i != j",
+    convention="only one triangle is read, and has a gradient, where JAX gives one to both; "
+    + _GAPS.format("eigenvalues"),
 )
 
 
@@ -240,7 +254,7 @@ def _right_pull(w, v, dw, dv):
     at_k = 1j * np.imag(along) / np.real(np.take_along_axis(v, k, axis=-2))
     np.put_along_axis(du, k, np.take_along_axis(du, k, axis=-2) - at_k, axis=-2)
     gaps = w[..., None, :] - w[..., :, None]
-    middle = _off_diagonal_over(flip(v) @ du, gaps) + on_diagonal(dw)
+    middle = _between(flip(v) @ du, gaps, _any(dv)[..., None, :]) + on_diagonal(dw)
     return np.linalg.solve(flip(v), middle @ flip(v))
 
 
@@ -284,23 +298,23 @@ def _svd_pull(local, dys):
 
 
 def _thin_svd(s, u, v, ds, du, dv):
-    """M = diag(ds + i Im(U' dU) / s) + (H + H^H) diag(s) + diag(s) (K + K^H).
+    """M = diag(ds + i Im(U' dU) / s) + F o ((H - H^H) S + S (K - K^H)), H = U' dU, K = V' dV.
 
-    H = F o (U' dU), K = F o (V' dV), F_ij = 1 / (s_j^2 - s_i^2) off the diagonal.
+    F_ij = 1 / (s_j^2 - s_i^2) off the diagonal.
     """
     row, column = s[..., None, :], s[..., :, None]
-    gaps = (row - column) * (row + column)
-    from_u = flip(u) @ du
-    h, k = (_off_diagonal_over(x, gaps) for x in (from_u, flip(v) @ dv))
-    middle = (h + adjoint(h)) * row + column * (k + adjoint(k)) + on_diagonal(ds)
+    h, k = flip(u) @ du, flip(v) @ dv
+    turned = (h - adjoint(h)) * row + column * (k - adjoint(k))
+    gaps, flows = (row - column) * (row + column), _either(_any(du) | _any(dv))
+    middle = _between(turned, gaps, flows) + on_diagonal(ds)
     if np.iscomplexobj(u):
-        phases = np.imag(np.diagonal(from_u, axis1=-2, axis2=-1))
-        middle = middle + 1j * on_diagonal(_over(phases, np.where(s == 0, np.inf, s)))
+        phases = np.imag(np.diagonal(h, axis1=-2, axis2=-1))
+        middle = middle + 1j * on_diagonal(phases / np.where(s == 0, np.inf, s))
     da = np.conj(u) @ middle @ flip(v)
     if u.shape[-2] > s.shape[-1]:
-        da = da + _outside(u, _over(du, row)) @ flip(v)
+        da = da + _outside(u, du / np.where(_any(du), s, 1)[..., None, :]) @ flip(v)
     if v.shape[-2] > s.shape[-1]:
-        da = da + np.conj(u) @ adjoint(_outside(v, _over(dv, row)))
+        da = da + np.conj(u) @ adjoint(_outside(v, dv / np.where(_any(dv), s, 1)[..., None, :]))
     return da
 
 
@@ -311,7 +325,7 @@ def _outside(u, x):
 
 SVD = general(
     _svd_pull,
-    formula="dA = U* (diag(ds) + (H + H^H) S + S (K + K^H)) V', H = F o (U' dU), K = F o (V' dV), "
-    "F_ij = 1 / (s_j^2 - s_i^2) off the diagonal",
+    formula="dA = U* (diag(ds) + F o ((H - H^H) S + S (K - K^H))) V', H = U' dU, K = V' dV, "
+    "F_ij = 1 / (s_j^2 - s_i^2), i != j",
     convention="the phase of a pair is carried by U; " + _GAPS.format("singular values"),
 )

@@ -6,6 +6,7 @@ _FOREIGN = opaque("a foreign function, whose derivative is not known here")
 _HOST = opaque("a Python function that is called while the program runs")
 _KERNEL = opaque("a kernel, which is not made of equations on arrays")
 _USER = opaque("a primitive of the user's, of JAX's experimental `hijax`")
+_EXTENDED = opaque("a cast between a dtype of the user's and the one that it is stored in")
 
 # Without outputs, these are left out when the program is captured: they do not run.
 _WATCHER = constant("0: no outputs", convention="does not run in the reference")
@@ -22,11 +23,13 @@ RULES = {
     "debug_callback": _WATCHER,
     "debug_print": _WATCHER,
     "ffi_call": _FOREIGN,
+    "from_edtype": _EXTENDED,
     "get_global": _KERNEL,
     "inspect_sharding": _WATCHER,
     "io_callback": _HOST,
     "mpmd_map": _KERNEL,
     "pallas_call": _KERNEL,
     "pure_callback": _HOST,
+    "to_edtype": _EXTENDED,
     "xla_pmap": opaque("runs on several devices; take the function inside"),
 }

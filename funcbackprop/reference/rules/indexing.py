@@ -8,12 +8,10 @@ other.
 
 import math
 
-import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.lax import GatherScatterMode
 
-from ...graph import Equation, trace
+from ...graph import Equation
 from .kinds import general, linear
 
 
@@ -252,7 +250,7 @@ def _extreme_square(local, dys):
 
 def scatter(tape, equation, inputs):
     """The updates set; or, with a function, the function applied to what is there."""
-    if equation.params["update_jaxpr"] is None:
+    if "update_jaxpr" not in equation.programs:
         return tape.apply(equation, _SET, inputs)
     x, indices, updates = inputs
     windows = _scatter_windows(equation.params, x.own, indices.own, updates.own)
@@ -264,11 +262,9 @@ def scatter(tape, equation, inputs):
 
 def _applied(tape, equation, x, positions):
     """x with the function applied once to the elements at these flat positions."""
-    held, consts = equation.params["update_jaxpr"], equation.params["update_consts"]
-    function = jax.vmap(jaxpr_as_fun(ClosedJaxpr(held, consts)))
     (old,) = tape.apply(_part(equation, "take"), _TAKE, [x, positions])
     # The function has a second argument, the update, and ignores it.
-    (new,) = tape.run(trace(function)(old.own, old.own), [old, old])
+    (new,) = tape.run(equation.programs["update_jaxpr"], [old, old])
     return tape.apply(_part(equation, "put"), _PUT, [x, positions, new])[0]
 
 

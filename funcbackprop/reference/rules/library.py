@@ -30,11 +30,12 @@ def run(tape, equation, inputs):
 
 
 def frexp(tape, equation, inputs):
-    """As `run`, with the mantissa in float64: the body cuts it out of the program's own bits."""
-    held = [tape.constant(value.own)._replace(wide=value.own) for value in inputs]
-    mantissa, exponent = tape.run(equation.programs["body"], held)
-    own = [mantissa.own, exponent.own]
-    wide = [np.ldexp(inputs[-1].wide, -exponent.own), exponent.own]
+    """x = m 2^e with the program's own e, and m in float64: the body cuts m out of bits."""
+    x = inputs[-1]
+    mantissa, exponent = np.frexp(x.own)
+    exponent = np.where(np.isfinite(x.own), exponent, 0).astype(equation.outputs[1].dtype)
+    wide = [np.ldexp(x.wide, -exponent), exponent]
+    own = [np.asarray(mantissa, x.own.dtype), exponent]
     return tape.record(equation, RULES[equation.name], inputs, own, wide)
 
 
@@ -68,16 +69,19 @@ def function(*partials, formula, choose=None, convention="") -> Rule:
 
 
 def _total(factors, dys, shape, squared):
-    """Sum over the outputs of factor times cotangent; None without factors."""
+    """Sum over the outputs of factor times cotangent; None without factors.
+
+    Of several outputs, those that nothing flows to add nothing, even with an infinite factor.
+    """
     if factors is None:
         return None
     factors = factors if isinstance(factors, tuple) else (factors,)
     terms = [
         (np.abs(f) ** 2 if squared else f) * dy
         for f, dy in zip(factors, dys, strict=True)
-        if dy is not None
+        if dy is not None and (len(dys) == 1 or np.any(dy))
     ]
-    return unbroadcast(sum(terms), shape)
+    return unbroadcast(sum(terms), shape) if terms else None
 
 
 # --- kinks and infinities ------------------------------------------------------------------------

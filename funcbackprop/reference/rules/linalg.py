@@ -11,7 +11,7 @@ from .decompositions import EIG, EIGH, LU, QR, SVD, lu, qr
 from .kinds import constant, general, opaque
 from .linear_solve import FORMULA as LINEAR_SOLVE
 from .linear_solve import custom_linear_solve
-from .triangular import flip, solve_triangular
+from .triangular import flip, onto_triangle, solve_triangular
 
 # --- triangular systems ---------------------------------------------------------------------------
 
@@ -79,12 +79,16 @@ def _shifted(diagonal, by):
 
 
 def _cholesky_pull(local, dys):
-    """dA = L^-T phi(L' dL) L*^-1, phi: the lower triangle with half the diagonal."""
+    """dA = L^-T phi(L' dL) L*^-1, phi: the lower triangle with half the diagonal.
+
+    The primitive reads the lower triangle of A, so that is where it goes.
+    """
     lower, (dl,) = np.tril(local.y[0]), dys
     phi = np.tril(flip(lower) @ np.tril(dl))
     phi = phi - 0.5 * phi * np.eye(phi.shape[-1])
     left = solve_triangular(lower, phi, lower=True, transpose_a=True)
-    return [solve_triangular(np.conj(lower), left, lower=True, left_side=False)]
+    da = solve_triangular(np.conj(lower), left, lower=True, left_side=False)
+    return [onto_triangle(da, lower=True)]
 
 
 _NO_RULE = opaque("JAX has no derivative rule for it, and neither has this reference")
@@ -93,7 +97,8 @@ RULES = {
     "cholesky": general(
         _cholesky_pull,
         formula="dA = L^-T phi(L' dL) L*^-1, phi: lower triangle with half the diagonal",
-        convention="A counts as Hermitian, also where only one triangle is read, as in JAX",
+        convention="only the lower triangle is read, and has a gradient, as in JAX 0.12; older "
+        "versions give one to both",
     ),
     "triangular_solve": general(
         _triangular_pull,

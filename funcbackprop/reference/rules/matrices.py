@@ -43,12 +43,15 @@ def _pinv_pull(local, dys):
     alpha = (f_i s_j - f_j s_i) / (s_i^2 - s_j^2), beta = (f_i s_i - f_j s_j) / (s_i^2 - s_j^2):
     -f_i f_j and 0 for two kept, 0 for two cut off. No gap between equal singular values matters.
     """
-    a, hermitian = local.x[-1], _is_hermitian(local.programs["body"])
-    if a.size == 0:
-        return [None] * (len(local.x) - 1) + [np.zeros_like(a)]
-    a = (a + adjoint(a)) / 2 if hermitian else a
-    da = _pinv_adjoint(a, local.y[0], dys[0])
-    return [None] * (len(local.x) - 1) + [(da + adjoint(da)) / 2 if hermitian else da]
+    (p,), (dp,) = local.y, dys
+    # Beside A there may be the relative size below which singular values are cut off.
+    which = [x.shape for x in local.x].index(flip(p).shape)
+    contributions: list = [None] * len(local.x)
+    if p.size:
+        a, hermitian = local.x[which], _is_hermitian(local.programs["body"])
+        da = _pinv_adjoint((a + adjoint(a)) / 2 if hermitian else a, p, dp)
+        contributions[which] = (da + adjoint(da)) / 2 if hermitian else da
+    return contributions
 
 
 def _pinv_adjoint(a, p, dp):

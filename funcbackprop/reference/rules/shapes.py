@@ -208,6 +208,14 @@ RULES = {
     "optimization_barrier": _identity(),
     "reshard": _identity(_PLACE),
     "shard_alike": _identity(_PLACE),
+    "relayout": _identity(_PLACE),
     "sharding_constraint": _identity(_PLACE),
+    "tie": linear(
+        lambda local, dys: [None, dys[0]],
+        formula="dx = 0, dy = dz",
+        forward=lambda p, x, y: y,
+        exact=True,
+    ),
+    "with_memory_space_constraint": _identity(_PLACE),
     "xla_metadata_value": _identity(),
 }

@@ -47,6 +47,9 @@ RULES = {
     ),
     "expm1": elementwise(None, lambda p, x, y: np.exp(x), formula="dx = exp(x) dy"),
     "log": elementwise(lambda p, x: np.log(x), lambda p, x, y: 1 / x, formula="dx = dy / x"),
+    "log2": elementwise(
+        lambda p, x: np.log2(x), lambda p, x, y: 1 / (np.log(2) * x), formula="dx = dy / (log(2) x)"
+    ),
     "log1p": elementwise(None, lambda p, x, y: 1 / (1 + x), formula="dx = dy / (1 + x)"),
     "logistic": elementwise(
         lambda p, x: sigmoid(x),

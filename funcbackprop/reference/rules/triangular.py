@@ -16,7 +16,17 @@ def adjoint(x):
 
 def on_diagonal(d):
     """Diagonal matrices."""
-    return d[..., None] * np.eye(d.shape[-1])
+    return d[..., None] * np.eye(d.shape[-1], dtype=d.dtype)
+
+
+def onto_triangle(da, lower):
+    """The cotangent of one triangle, which stands for a whole Hermitian matrix.
+
+    With A_ji = conj(A_ij) for what is not read, an entry that is read receives dA_ij + conj(dA_ji).
+    """
+    both = da + adjoint(da)
+    read = np.tril(both, -1) if lower else np.triu(both, 1)
+    return read + on_diagonal(np.real(np.diagonal(da, axis1=-2, axis2=-1)))
 
 
 def solve_triangular(
@@ -30,7 +40,7 @@ def solve_triangular(
     unit_diagonal=False,
 ):
     """X with op(A) X = B, or X op(A) = B: BLAS `trsm`, so that a zero pivot gives inf or NaN."""
-    dtype = np.result_type(a, b, float)
+    dtype = np.result_type(a, b)
     a = np.conj(a) if conjugate_a else a
     out = np.zeros(b.shape, dtype)
     if not out.size:
