@@ -156,6 +156,16 @@ def test_what_is_computed_from_integers_is_computed_in_float64():
     assert_agree(pullback(1.0)[0], np.sqrt([1, 2, 3]), np.float64)
 
 
+def test_bits_are_those_of_the_program():
+    def f(x):
+        odd = jax.lax.bitcast_convert_type(2 * x, jnp.int32) & 1
+        return jnp.sum(jnp.where(odd == 0, x, 3 * x))
+
+    x = np.nextafter(np.float32([1.0, 1.0, 2.0]), np.float32([1.0, 2.0, 3.0]))
+    _, pullback = vjp(f, x)
+    np.testing.assert_array_equal(pullback(1.0)[0], jax.grad(f)(x))
+
+
 def test_decisions_that_float64_would_take_otherwise_are_listed():
     def loss(x):
         def body(carry, t):

@@ -142,6 +142,8 @@ class _Capture:
 
     def _call(self, eqn, arguments, calls) -> tuple[Atom, ...]:
         parameter, kind = CALLS[eqn.primitive.name]
+        if parameter not in eqn.params:  # as composite holds it in JAX 0.11
+            parameter = "call_jaxpr"
         jaxpr, consts = versions.open_jaxpr(eqn.params[parameter])
         name, in_jax = versions.function_name(jaxpr, eqn)
         if in_jax and kind in ("custom_jvp", "custom_vjp") and name in self.keep:

@@ -163,6 +163,11 @@ class Tape:
             self.steps.append(step)
         return outputs
 
+    def take_over(self, equation: Equation, rule: Rule, inputs: Sequence[Value]) -> list[Value]:
+        """As `apply`, with the program's own outputs for those in float64 too: bits and draws."""
+        own = evaluate(equation, *(value.own for value in inputs))
+        return self.record(equation, rule, inputs, own, tuple(map(widen, own)))
+
     def inside(self, loop: str, iteration: int) -> "_Inside":
         """A context in which what is recorded belongs to this iteration."""
         return _Inside(self, (loop, iteration))

@@ -117,6 +117,20 @@ CASES = {
         for f in (lax.floor, lax.ceil, lax.round, lax.sign, lax.is_finite)
         if f is not lax.is_finite
     },
+    # x / |x| turns with x; JAX takes it for constant.
+    "sign, complex": Case(
+        lax.sign,
+        (cplx(3),),
+        jax=False,
+        expect=lambda x, dy: jax.vjp(lambda x: x / jnp.abs(x), x)[1](dy),
+    ),
+    "bits": Case(
+        lambda x: (
+            x * (lax.bitcast_convert_type(2 * x, jnp.dtype(f"int{8 * x.dtype.itemsize}")) & 1)
+        ),
+        (X,),
+        narrow=False,
+    ),
     "comparisons": Case(
         lambda x, y: x * ((x == y) | (x != y) & (x < y) ^ ~(x <= y)) + (x > y) * y + (x >= y),
         (X, Y),

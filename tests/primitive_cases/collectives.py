@@ -73,7 +73,7 @@ CASES = {
     "ppermute": Case(mapped(lambda x: lax.ppermute(x, "i", [(0, 0)])), (X,)),
     "ppermute, nothing sent": Case(mapped(lambda x: x + lax.ppermute(x, "i", [])), (X,)),
     "pshuffle": Case(mapped(lambda x: lax.pshuffle(x, "i", [0])), (X,)),
-    "pvary": Case(mapped(lambda x, w: x * varying(w), (ROWS, WHOLE)), (X, normal(3, seed=1))),
+    "pvary": Case(mapped(lambda x, w: x * varying(w)[None], (ROWS, WHOLE)), (X, normal(3, seed=1))),
     "axis_index": Case(mapped(lambda x: x * (1 + lax.axis_index("i"))), (X,)),
     **{
         f"all_gather along {axis}, tiled: {tiled}": Case(
@@ -100,14 +100,17 @@ CASES = {
     ),
     **{
         f"{f.__name__} of vmap": Case(jax.vmap(lambda x, f=f: f(x, "i") * x, axis_name="i"), (X,))
-        for f in (lax.psum, lax.pmean, lax.all_gather)
+        for f in (lax.psum, lax.pmean)
     },
+    "all_gather of vmap": Case(
+        jax.vmap(lambda x: lax.all_gather(x, "i") * x[None], axis_name="i"), (X,)
+    ),
     **{
         f"{f.__name__} of vmap": Case(
             jax.vmap(lambda x, f=f: f(x, "i") * x, axis_name="i"),
             (np.array([[1.0, 2.0, 4.0], [1.0, 3.0, -1.0]]),),
             jax=False,
-            expect=lambda x, dy, g=g: jax.vjp(lambda x: g(x, 0) * x, x)[1](dy),
+            expect=lambda x, dy, g=g: jax.vjp(lambda x: g(x, 0, keepdims=True) * x, x)[1](dy),
         )
         for f, g in {lax.pmax: jnp.max, lax.pmin: jnp.min}.items()
     },

@@ -93,6 +93,9 @@ TRIANGULAR = {
         lax.linalg.tridiagonal_solve,
         (5 + normal(3), normal(3, seed=1), normal(3, seed=2), normal(3, 2, seed=3)),
     ),
+    "tridiagonal_solve, one row": Case(
+        lax.linalg.tridiagonal_solve, (normal(1), 2 + normal(1), normal(1), normal(1, 2))
+    ),
     "tridiagonal_solve, complex": Case(
         lax.linalg.tridiagonal_solve,
         (cplx(3), 4 + cplx(3, seed=1), cplx(3, seed=2), cplx(3, 2, seed=3)),
@@ -357,10 +360,10 @@ def _tree_solve(a, b):
     """Two coupled unknowns of different shapes."""
 
     def solve(matvec, y):
-        return {"u": y["u"] / a, "v": y["v"] / (2 * a)}
+        return {"u": y["u"] / a, "v": y["v"] / (2 * a[None])}
 
     return lax.custom_linear_solve(
-        lambda x: {"u": a * x["u"], "v": 2 * a * x["v"]}, b, solve, symmetric=True
+        lambda x: {"u": a * x["u"], "v": 2 * a[None] * x["v"]}, b, solve, symmetric=True
     )
 
 
@@ -393,6 +396,7 @@ SOLVES = {
     ),
     "solve, of the right side": Case(lambda b: jnp.linalg.solve(well(3, 3), b), (normal(3),)),
     "solve, of the matrix": Case(lambda a: jnp.linalg.solve(a, np.ones(3)), (well(3, 3),)),
+    "solve, nothing": Case(jnp.linalg.solve, (well(0, 0), normal(0))),
     "custom_linear_solve": Case(own_solve(), (well(3, 3), normal(3))),
     "custom_linear_solve, symmetric": Case(own_solve(symmetric=True), (positive(3, 3), normal(3))),
     "custom_linear_solve, complex": Case(own_solve(), (complex_well(3, 3), cplx(3))),

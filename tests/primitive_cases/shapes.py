@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax._src.lax.lax import tie_p
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import layout, xla_metadata
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -64,6 +65,7 @@ def _resharded(x):
 
 
 CASES = {
+    "tie": Case(lambda x, y: tie_p.bind(x, y) * x, (normal(3), normal(3, seed=1))),
     # Broadcasting.
     **{
         f"broadcast_in_dim, {kind}": Case(lambda x: lax.broadcast(x, (2, 3)) * 2, (normal(*s),))

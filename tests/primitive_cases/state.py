@@ -214,7 +214,7 @@ CASES = {
         in_while,
         (X, Y),
         jax=False,
-        expect=_pull_of(lambda x, y: jnp.sin(x * y)),
+        expect=_pull_of(lambda x, y: jnp.sin(x * y[None])),
     ),
     "cond": Case(in_cond, (X, Y), jax=False, expect=_pull_of(lambda x, y: x.at[0].set(x[1] * y))),
     "jit": Case(in_jit, (X, Y)),

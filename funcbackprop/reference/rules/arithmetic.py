@@ -42,8 +42,22 @@ def _pow_exponent(p, x, n, y):
     return np.where((x == 0) & (n >= 0), 0.0, np.log(x) * y)
 
 
-def _sign(x):
-    return np.sign(x) if not np.iscomplexobj(x) else np.where(x == 0, 0, x / np.abs(x))
+def _signs(p, x):
+    return (np.zeros(()) if np.iscomplexobj(x) else np.sign(x),)
+
+
+def _take_sign(p, choice, x):
+    (sign,) = choice
+    return np.where(x == 0, 0, x / np.abs(x)) if np.iscomplexobj(x) else sign
+
+
+def _sign_pull(local, dys):
+    (x,), (dy,) = local.x, dys
+    if not np.iscomplexobj(x):
+        return [None]
+    size = np.abs(x)
+    turned = dy / size - np.conj(x) * np.real(x * dy) / size**3
+    return [np.where(x == 0, 0, turned)]
 
 
 # --- selections: decided in the program's own precision, and replayed ---------------------------
@@ -286,8 +300,14 @@ RULES = {
         formula="dx = conj(dy)",
         forward=lambda p, x: np.conj(x) + 0j,
     ),
+    "sign": general(
+        _sign_pull,
+        formula="0; complex: dx = dy / |x| - conj(x) Re(x dy) / |x|^3",
+        forward=_take_sign,
+        choose=_signs,
+        convention="at 0: 0. For complex x, where x / |x| is not constant, JAX gives 0 everywhere",
+    ),
     # Piecewise constant.
-    "sign": constant("0", convention=_ROUNDING),
     "floor": constant("0", convention=_ROUNDING),
     "ceil": constant("0", convention=_ROUNDING),
     "round": constant("0", convention=_ROUNDING),
@@ -315,3 +335,10 @@ RULES = {
     "mulhi": constant("0: integers"),
     "bitcast_convert_type": constant("0: bits", convention="the bits are those of the program"),
 }
+
+
+def _same_bits(tape, equation, inputs):
+    return tape.take_over(equation, RULES[equation.name], inputs)
+
+
+STRUCTURED = {"bitcast_convert_type": _same_bits}

@@ -12,7 +12,7 @@ import scipy.optimize
 
 from ...graph import UnsupportedPrimitive, evaluate
 from .kinds import general
-from .triangular import adjoint, flip, on_diagonal, onto_triangle, solve_triangular
+from .triangular import adjoint, flip, on_diagonal, onto_triangle, solve, solve_triangular
 
 _GAPS = "equal {} give inf or NaN, except where no gradient flows to their vectors"
 
@@ -118,7 +118,7 @@ def _pivots_of_qr(a):
     """(permutation,): the columns in the order in which pivoting takes them."""
     out = np.empty((*a.shape[:-2], a.shape[-1]), int)
     for k in np.ndindex(a.shape[:-2]):
-        out[k] = scipy.linalg.qr(a[k], mode="r", pivoting=True)[-1]
+        out[k] = scipy.linalg.qr(a[k], mode="r", pivoting=True, check_finite=False)[-1]
     return (out,)
 
 
@@ -167,7 +167,7 @@ def _from_complement(q, d_rest, n):
     dQ1 (above) and dQ2 (below) move the rest by dQ_first Z^H - T (dQ2 - Z dQ1)^H.
     """
     top, bottom = q[..., :n, :n], q[..., n:, :n]
-    z = flip(np.linalg.solve(flip(top - np.eye(n)), flip(bottom)))
+    z = flip(solve(flip(top - np.eye(n)), flip(bottom)))
     t = q[..., :n] + q[..., n:] @ z
     below = -adjoint(d_rest) @ np.conj(t)
     return d_rest @ np.conj(z) + np.concatenate([-flip(z) @ below, below], axis=-2)
@@ -234,7 +234,7 @@ def _eig_pull(local, dys):
     if p["compute_right_eigenvectors"]:
         da = _right_pull(w, vectors[-1], dw, d_vectors[-1])
     else:
-        v = adjoint(np.linalg.inv(vectors[0])) if left else _eigenvectors(a, w)
+        v = adjoint(_inverse(vectors[0])) if left else _eigenvectors(a, w)
         da = _right_pull(w, v, dw, np.zeros_like(v))
     if left:
         d_adjoint = _right_pull(np.conj(w), vectors[0], np.zeros_like(dw), d_vectors[0])
@@ -255,11 +255,17 @@ def _right_pull(w, v, dw, dv):
     np.put_along_axis(du, k, np.take_along_axis(du, k, axis=-2) - at_k, axis=-2)
     gaps = w[..., None, :] - w[..., :, None]
     middle = _between(flip(v) @ du, gaps, _any(dv)[..., None, :]) + on_diagonal(dw)
-    return np.linalg.solve(flip(v), middle @ flip(v))
+    return solve(flip(v), middle @ flip(v))
+
+
+def _inverse(v):
+    return solve(v, np.broadcast_to(np.eye(v.shape[-1]), v.shape))
 
 
 def _eigenvectors(a, w):
     """Right eigenvectors in the order of the eigenvalues w."""
+    if not np.all(np.isfinite(a)):
+        return np.full(a.shape, np.nan, complex)
     found, vectors = np.linalg.eig(a)
     out = np.empty(vectors.shape, complex)
     for k in np.ndindex(w.shape[:-1]):
@@ -282,6 +288,8 @@ EIG = general(
 def _svd_pull(local, dys):
     """dA = U* M V' and, of a matrix that is not square, what leaves its row or column space."""
     (a,), (ds, *d_vectors) = local.x, dys
+    if not np.all(np.isfinite(a)):
+        return [np.full_like(a, np.nan)]
     if not d_vectors:
         u, _, vh = np.linalg.svd(a, full_matrices=False)
         return [np.conj(u) @ (ds[..., None] * np.conj(vh))]

@@ -7,6 +7,7 @@ _HOST = opaque("a Python function that is called while the program runs")
 _KERNEL = opaque("a kernel, which is not made of equations on arrays")
 _USER = opaque("a primitive of the user's, of JAX's experimental `hijax`")
 _EXTENDED = opaque("a cast between a dtype of the user's and the one that it is stored in")
+_HOSTS = opaque("moves arrays between the hosts of a cluster")
 
 # Without outputs, these are left out when the program is captured: they do not run.
 _WATCHER = constant("0: no outputs", convention="does not run in the reference")
@@ -25,6 +26,8 @@ RULES = {
     "ffi_call": _FOREIGN,
     "from_edtype": _EXTENDED,
     "get_global": _KERNEL,
+    "global_array_to_host_local_array": _HOSTS,
+    "host_local_array_to_global_array": _HOSTS,
     "inspect_sharding": _WATCHER,
     "io_callback": _HOST,
     "mpmd_map": _KERNEL,

@@ -43,6 +43,8 @@ def _triangular_pull(local, dys):
 
 def _solve_tridiagonal(below, diagonal, above, b):
     """x with below[i] x[i-1] + diagonal[i] x[i] + above[i] x[i+1] = b[i], by LAPACK's `gtsv`."""
+    if b.shape[-2] == 1 or not b.size:
+        return b / diagonal[..., None]
     gtsv = scipy.linalg.get_lapack_funcs("gtsv", (diagonal, b))
     out = np.empty(b.shape, np.result_type(diagonal, b))
     for k in np.ndindex(b.shape[:-2]):
@@ -51,19 +53,11 @@ def _solve_tridiagonal(below, diagonal, above, b):
     return out
 
 
-def _tridiagonal_forward(p, below, diagonal, above, b):
-    return b / diagonal[..., None] if b.shape[-2] == 1 else _tridiagonal(below, diagonal, above, b)
-
-
-def _tridiagonal(below, diagonal, above, b):
-    return _solve_tridiagonal(below, diagonal, above, b) if b.size else np.zeros_like(b)
-
-
 def _tridiagonal_pull(local, dys):
     below, diagonal, above, _ = local.x
     (x,), (dx,) = local.y, dys
     # The transposed matrix has its diagonals swapped, each shifted by one row.
-    db = _tridiagonal_forward({}, _shifted(above, 1), diagonal, _shifted(below, -1), dx)
+    db = _solve_tridiagonal(_shifted(above, 1), diagonal, _shifted(below, -1), dx)
     d_below, d_above = np.zeros_like(below), np.zeros_like(above)
     d_below[..., 1:] = -np.sum(db[..., 1:, :] * x[..., :-1, :], axis=-1)
     d_above[..., :-1] = -np.sum(db[..., :-1, :] * x[..., 1:, :], axis=-1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...graph import Equation, UnsupportedPrimitive
 from .kinds import general
+from .triangular import solve
 
 FORMULA = "A' db = dx, and -db x' to what the product with A is made of"
 
@@ -171,15 +172,11 @@ def _by_id(outputs, cotangents):
 
 def _solve_written_out(transposed, dx):
     """A' l = dx with the matrix A' written out column by column; NaN if it is singular."""
-    sizes = [np.size(d) for d in dx]
     flat = np.concatenate([np.ravel(d) for d in dx])
     unit = np.eye(len(flat), dtype=flat.dtype)
     columns = [np.concatenate(list(map(np.ravel, transposed(_split(e, dx))))) for e in unit]
-    try:
-        l = np.linalg.solve(np.reshape(columns, (len(flat), -1)).T, flat) if sum(sizes) else flat
-    except np.linalg.LinAlgError:
-        l = np.full_like(flat, np.nan)
-    return _split(l, dx)
+    matrix = np.reshape(columns, (len(flat), len(flat))).T
+    return _split(solve(matrix, flat[:, None])[:, 0], dx)
 
 
 def _split(flat, like):

@@ -5,7 +5,6 @@ In float64 JAX would draw other numbers, so what was drawn is taken over, not dr
 
 import numpy as np
 
-from ...graph import evaluate, widen
 from .incomplete import gamma_log_slope
 from .kinds import constant, general, opaque
 
@@ -28,10 +27,8 @@ def _gamma_factor(local):
 
 
 def draw(tape, equation, inputs):
-    """One step with the program's own draws as its outputs."""
-    own = evaluate(equation, *(value.own for value in inputs))
-    rule = RULES[equation.name]
-    return tape.record(equation, rule, inputs, own, tuple(map(widen, own)))
+    """The program's own draws."""
+    return tape.take_over(equation, RULES[equation.name], inputs)
 
 
 _BITS = "0: random bits and keys"

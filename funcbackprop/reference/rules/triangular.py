@@ -1,4 +1,4 @@
-"""Triangular systems in NumPy, with batch axes in front; what the matrix factorizations share."""
+"""Systems of equations in NumPy, with batch axes in front; what the factorizations share."""
 
 import numpy as np
 import scipy.linalg
@@ -54,4 +54,15 @@ def solve_triangular(
             trans_a=transpose_a,
             diag=unit_diagonal,
         )
+    return out
+
+
+def solve(a, b):
+    """X with A X = B; NaN where a matrix is singular."""
+    out = np.full(b.shape, np.nan, np.result_type(a, b))
+    for k in np.ndindex(b.shape[:-2]):
+        try:
+            out[k] = np.linalg.solve(a[k], b[k])
+        except np.linalg.LinAlgError:
+            continue
     return out
