@@ -38,10 +38,10 @@ WORKLOADS = {
         100,
     ),
     "transformer width 384, depth 5, T 128": (
-        transformer(1000, 128, 384, depth=5, heads=6),
+        transformer(1500, 128, 384, depth=5, heads=6),
         4,
         (128,),
-        1000,
+        1500,
     ),
 }
 

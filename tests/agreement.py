@@ -14,6 +14,8 @@ from test_primitives import CASES, worst_error
 
 from funcbackprop.reference.coverage import coverage
 
+EXACT = 1e-7
+
 
 def main():
     """Print a row for each family."""
@@ -21,6 +23,8 @@ def main():
     primitives = Counter(row.family for row in coverage() if row.kind in ("rule", "program"))
     errors: dict[str, list] = {}
     for name, case in CASES.items():
+        if case.tolerance > EXACT:  # JAX rounds inside: a cast, a float32 result
+            continue
         family = name.partition(":")[0]
         errors.setdefault(family, []).append((worst_error(case), name.partition(": ")[2]))
     rows = [

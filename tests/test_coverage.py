@@ -48,7 +48,9 @@ def in_jax():
             importlib.import_module(module)
         except ImportError:  # not in this version of JAX
             continue
-    return {p.name for table in TABLES for p in getattr(ad, table, {})}
+    names = {p.name for table in TABLES for p in getattr(ad, table, {})}
+    # JAX 0.11 makes these while it differentiates; they are gone when it is done.
+    return {name for name in names if not name.startswith("vjp_node[")}
 
 
 @pytest.mark.core

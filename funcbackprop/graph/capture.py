@@ -125,8 +125,9 @@ class _Capture:
         """Append the equations of `jaxpr`, with fresh variables; returns its outputs."""
         names: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
         for var, value in zip(jaxpr.constvars, consts, strict=True):
-            names[var] = _variable(var)
-            self.constants.append((names[var], value))
+            variable = _variable(var)
+            names[var] = variable
+            self.constants.append((variable, value))
 
         def read(atom) -> Atom:
             return names[atom] if versions.is_variable(atom) else Literal(_literal(atom))

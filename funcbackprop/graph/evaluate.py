@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from . import versions
@@ -20,7 +21,7 @@ def evaluate(equation: Equation, *values: Any) -> tuple[Any, ...]:
       NumPy arrays; JAX arrays where they are random keys.
 
     >>> from funcbackprop.graph import trace
-    >>> (equation,) = trace(jax.numpy.tanh)(np.float32(0)).equations
+    >>> (equation,) = trace(jnp.tanh)(np.float32(0)).equations
     >>> evaluate(equation, np.float32(0.5))
     (array(0.46211717, dtype=float32),)
     """
@@ -34,7 +35,7 @@ def evaluate_wide(equation: Equation, *values: Any) -> tuple[Any, ...]:
     JAX's global flag is not touched: x64 is enabled for this thread, while this runs.
 
     >>> from funcbackprop.graph import trace
-    >>> (equation,) = trace(jax.numpy.tanh)(np.float32(0)).equations
+    >>> (equation,) = trace(jnp.tanh)(np.float32(0)).equations
     >>> evaluate_wide(equation, np.float64(0.5))
     (array(0.46211716),)
     """
@@ -51,16 +52,16 @@ def widen(value: Any) -> Any:
 
 def wide_dtype(dtype: Any) -> np.dtype | None:
     """float64 for real floating-point dtypes, complex128 for complex ones, None for others."""
-    if jax.dtypes.issubdtype(dtype, np.floating):
+    if jnp.issubdtype(dtype, np.floating):
         return np.dtype(np.float64)
-    if jax.dtypes.issubdtype(dtype, np.complexfloating):
+    if jnp.issubdtype(dtype, np.complexfloating):
         return np.dtype(np.complex128)
     return None
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """`x` where the condition holds, else `y`: arrays, or random keys."""
-    select = jax.numpy.where if is_key(x) else np.where
+    select = jnp.where if is_key(x) else np.where
     return select(condition, x, y)
 
 
@@ -72,7 +73,7 @@ def _bind(equation, params, values) -> tuple[Any, ...]:
 
 def is_key(x: Any) -> bool:
     """Whether an array holds random keys (or anything else that NumPy cannot hold)."""
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)
+    return jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 def to_numpy(x: Any, dtype: Any = None) -> Any:
@@ -84,7 +85,7 @@ def to_numpy(x: Any, dtype: Any = None) -> Any:
 
 def stack(values: Sequence[Any]) -> Any:
     """Arrays, or random keys, along a new leading axis."""
-    return jax.numpy.stack(values) if is_key(values[0]) else np.stack(values)
+    return jnp.stack(values) if is_key(values[0]) else np.stack(values)
 
 
 def _widened(value):

@@ -4,12 +4,14 @@ from typing import Any
 
 import chex
 import jax
+import jax.experimental
 from jax._src import source_info_util
 from jax.extend import core
 
 from .program import UNKNOWN, Source
 
 _lax: Any = jax.lax
+_experimental: Any = jax.experimental
 
 
 def varying_axes(x: chex.Numeric) -> frozenset[str]:
@@ -32,9 +34,7 @@ def enable_x64():
     """A context in which this thread computes in 64 bits."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # JAX 0.7
-
-    return enable_x64()
+    return _experimental.enable_x64()  # JAX 0.7
 
 
 def open_jaxpr(held: Any) -> tuple[Any, tuple]:

@@ -5,6 +5,7 @@ by entry.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -62,7 +63,7 @@ def _pivots_of_lu(a):
     """(pivots, permutation): in step k, partial pivoting exchanges rows k and pivots[k]."""
     pivots = np.zeros((*a.shape[:-2], min(a.shape[-2:])), int)
     permutation = np.zeros(a.shape[:-1], int) + np.arange(a.shape[-2])
-    getrf = scipy.linalg.get_lapack_funcs("getrf", (a,))
+    getrf: Any = scipy.linalg.get_lapack_funcs("getrf", (a,))
     for batch in np.ndindex(a.shape[:-2] if a.size else (0,)):
         _, pivots[batch], _ = getrf(a[batch])
         for k, row in enumerate(pivots[batch]):
@@ -154,10 +155,10 @@ def _wide_qr(x, q, r, dq, dr):
 
 def _tall_qr(q, r, dq, dr, n):
     """The columns of a full Q beyond n follow from the first n, as products of reflectors do."""
-    thin = q[..., :n]
-    if q.shape[-1] > n:
-        dq = dq[..., :n] + _from_complement(q, dq[..., n:], n)
-    return _thin_qr(thin, r[..., :n, :], dq, dr[..., :n, :])
+    d_thin, d_rest = dq[..., :n], dq[..., n:]
+    if np.any(d_rest):
+        d_thin = d_thin + _from_complement(q, d_rest, n)
+    return _thin_qr(q[..., :n], r[..., :n, :], d_thin, dr[..., :n, :])
 
 
 def _from_complement(q, d_rest, n):

@@ -125,7 +125,7 @@ def wofz_slope(z):
     w(z) = 2 exp(-z^2) - w(-z).
     """
     z = np.asarray(z, complex)
-    above = z.imag >= 0
+    above = np.imag(z) >= 0
     u = np.where(above, z, -z)
     large = np.where(np.abs(u) > 8, u, 8.0)
     term = total = 1 / large**2

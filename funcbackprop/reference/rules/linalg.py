@@ -4,6 +4,8 @@ In the formulas `'` is the transpose, `*` the complex conjugate and `^H` both; a
 cotangents pair with tangents without conjugation. Batch axes lead.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 
@@ -45,7 +47,7 @@ def _solve_tridiagonal(below, diagonal, above, b):
     """x with below[i] x[i-1] + diagonal[i] x[i] + above[i] x[i+1] = b[i], by LAPACK's `gtsv`."""
     if b.shape[-2] == 1 or not b.size:
         return b / diagonal[..., None]
-    gtsv = scipy.linalg.get_lapack_funcs("gtsv", (diagonal, b))
+    gtsv: Any = scipy.linalg.get_lapack_funcs("gtsv", (diagonal, b))
     out = np.empty(b.shape, np.result_type(diagonal, b))
     for k in np.ndindex(b.shape[:-2]):
         *_, x, info = gtsv(below[k][1:], diagonal[k], above[k][:-1], b[k])

@@ -53,7 +53,7 @@ def _spsolve_forward(p, data, indices, indptr, b):
 def _spsolve_pull(local, dys):
     data, indices, indptr, _ = local.x
     (x,), (dx,) = local.y, dys
-    db = _solution(_matrix(data, indices, indptr).T, dx)
+    db = np.asarray(_solution(_matrix(data, indices, indptr).T, dx))
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     return [-db[rows] * x[indices], None, None, db]
 

@@ -1,5 +1,7 @@
 """Systems of equations in NumPy, with batch axes in front; what the factorizations share."""
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 
@@ -45,7 +47,7 @@ def solve_triangular(
     out = np.zeros(b.shape, dtype)
     if not out.size:
         return out
-    trsm = scipy.linalg.get_blas_funcs("trsm", dtype=dtype)
+    trsm: Any = scipy.linalg.get_blas_funcs("trsm", dtype=dtype)
     for k in np.ndindex(b.shape[:-2]):
         out[k] = trsm(
             *(1.0, a[k], b[k]),

@@ -12,11 +12,12 @@ from .reductions import broadcast, part, run_entrywise
 # --- geometry, shared with convolutions ---------------------------------------------------------
 
 
-def _placed(n, low, high, dilation):
+def _placed(n, padding, dilation):
     """(padded size, entries that stay, their places) along one axis.
 
     Entry j goes to place low + j dilation. Negative padding cuts entries off.
     """
+    low, high = padding
     size = max(0, low + (max(0, n - 1) * dilation + min(n, 1)) + high)
     first = max(0, math.ceil(-low / dilation))
     last = min(n, math.ceil((size - low) / dilation))
@@ -32,7 +33,7 @@ def _every(start, count, step):
 
 def padded(x, padding, dilation, fill):
     """x with its entries `dilation` apart and padding around them, filled with `fill`."""
-    axes = [_placed(n, *pair, d) for n, pair, d in zip(x.shape, padding, dilation, strict=True)]
+    axes = [_placed(n, pair, d) for n, pair, d in zip(x.shape, padding, dilation, strict=True)]
     sizes, kept, places = zip(*axes, strict=True) if axes else ((), (), ())
     if sizes == x.shape and kept == places:
         return x
@@ -44,7 +45,7 @@ def padded(x, padding, dilation, fill):
 def unpadded(dout, shape, padding, dilation):
     """The transpose of `padded`: cotangents of its entries."""
     dx = np.zeros(shape, dout.dtype)
-    axes = [_placed(n, *pair, d) for n, pair, d in zip(shape, padding, dilation, strict=True)]
+    axes = [_placed(n, pair, d) for n, pair, d in zip(shape, padding, dilation, strict=True)]
     dx[tuple(kept for _, kept, _ in axes)] = dout[tuple(places for *_, places in axes)]
     return dx
 
@@ -74,7 +75,7 @@ class Windows:
         window, strides = p["window_dimensions"], p["window_strides"]
         dilation = p.get("window_dilation", ones)
         axes = zip(shape, self.padding, self.base, strict=True)
-        self.sizes = tuple(_placed(n, *pair, d)[0] for n, pair, d in axes)
+        self.sizes = tuple(_placed(n, pair, d)[0] for n, pair, d in axes)
         self.counts = count_windows(self.sizes, window, strides, dilation)
         self.offsets = list(offsets(window, strides, dilation, self.counts))
 
