@@ -121,6 +121,20 @@ def test_an_unknown_program_is_refused():
         graph.trace(lambda x: strange.bind(x, held=held))(X)
 
 
+def test_a_mutable_array_from_outside_is_refused():
+    make = getattr(jax, "new_ref", None)
+    if make is None:  # JAX 0.7
+        from jax._src.core import mutable_array as make
+    ref = make(jnp.ones(3))
+    with pytest.raises(graph.UnsupportedPrimitive, match="closes over a mutable array"):
+        graph.trace(lambda x: x * ref[...])(X)
+
+
+def test_a_function_of_jax_itself_has_no_source_here():
+    (equation,) = graph.trace(jnp.sin)(X).equations
+    assert "capture" not in str(equation.source)
+
+
 def test_evaluation_in_own_dtype_and_in_float64():
     (equation,) = graph.trace(lambda x: x.astype(jnp.bfloat16))(X).equations
     third = np.float32(1 / 3)

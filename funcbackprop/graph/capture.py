@@ -93,6 +93,11 @@ def trace(fun: Callable, keep: Collection[str] = ()) -> Callable[..., Program]:
             return out
 
         closed = jax.make_jaxpr(flat)(*leaves)
+        if any(map(versions.is_mutable, (*leaves, *closed.consts))):
+            raise UnsupportedPrimitive(
+                "`trace`: the function takes or closes over a mutable array, whose contents change "
+                "while it runs. Make it inside the function from an ordinary array: jax.new_ref(x)"
+            )
         program = _Capture(keep).program(closed)
         names = tuple(keystr(path) for path, _ in tree_flatten_with_path(args)[0])
         return Program(

@@ -1,5 +1,6 @@
 """Differences between the versions of JAX, and what is not public in any, all in this file."""
 
+import os
 from typing import Any
 
 import chex
@@ -12,6 +13,7 @@ from .program import UNKNOWN, Source
 
 _lax: Any = jax.lax
 _experimental: Any = jax.experimental
+_HERE = os.path.dirname(__file__)
 
 
 def varying_axes(x: chex.Numeric) -> frozenset[str]:
@@ -66,6 +68,11 @@ def parameters(eqn: Any) -> dict[str, Any]:
     return params
 
 
+def is_mutable(value: Any) -> bool:
+    """Whether a value is a mutable array (`jax.new_ref`)."""
+    return hasattr(getattr(value, "aval", None), "inner_aval")
+
+
 def has_programs(params: dict[str, Any]) -> bool:
     """Whether a parameter is a jaxpr, or a tuple or list with one in it."""
 
@@ -80,9 +87,9 @@ def has_programs(params: dict[str, Any]) -> bool:
 
 
 def source(eqn: Any) -> Source:
-    """The innermost frame that is neither JAX's nor the standard library's."""
+    """The innermost frame that is neither JAX's, the standard library's, nor of this room."""
     frame = source_info_util.user_frame(eqn.source_info.traceback)
-    if frame is None:
+    if frame is None or frame.file_name.startswith(_HERE):
         return UNKNOWN
     return Source(frame.file_name, frame.start_line, frame.function_name)
 
