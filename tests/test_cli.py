@@ -90,7 +90,7 @@ def test_study_of_every_model(model, tmp_path, small_text, capsys):
 
 
 # What the gradient of a user's problem is held against, beside the chain rule.
-REFERENCES = {"line": "layerwise and chain_rule"}
+REFERENCES = {"line": "gradient_by_hand and chain_rule"}
 
 
 @pytest.mark.parametrize("name", ["line", "bare", "stream"])
