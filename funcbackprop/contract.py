@@ -110,8 +110,8 @@ class Problem:
       rng: whether the loss draws random numbers (dropout): see `attach_keys`.
       has_aux: whether the loss returns `(scalar, aux)`.
       optimizer: an optax transformation; None takes the command line's.
-      reference: `reference(params, batch, weights=None) -> (value, grads)`, the gradient to check
-        against; see `funcbackprop.check_gradients`.
+      reference: `reference(params, batch, weights=None) -> (value, grads)`, a gradient to check
+        against beside the general chain rule; see `funcbackprop.check_gradients`.
       groups: `path -> name` for the layers of tables and figures, where path is a leaf's path as
         text, `['layers'][0]['w']`; None groups the leaves by their parent.
     """
