@@ -156,6 +156,19 @@ def test_what_is_computed_from_integers_is_computed_in_float64():
     assert_agree(pullback(1.0)[0], np.sqrt([1, 2, 3]), np.float64)
 
 
+def test_a_decision_on_what_was_rounded():
+    """In the program x rounds to 1, and that decides; in float64 nothing is rounded."""
+
+    def f(x):
+        rounded = jax.lax.reduce_precision(x, 8, 3)
+        return jnp.where(rounded == 1, 2 * rounded, 3 * x)
+
+    value, pullback = vjp(f, np.float32(1.01))
+    assert pullback(1.0) == (jax.grad(f)(np.float32(1.01)),) == (2.0,)
+    assert value == 2 * float(np.float32(1.01))
+    assert [d.primitive for d in pullback.decisions] == ["eq"]
+
+
 def test_bits_are_those_of_the_program():
     def f(x):
         odd = jax.lax.bitcast_convert_type(2 * x, jnp.int32) & 1
@@ -279,6 +292,15 @@ def test_auxiliary_output_and_weights():
     assert value == (2 + 3 * 5) / 4
     np.testing.assert_array_equal(grad, [(2 - 12) / 4, (2 - 6) / 4])
     np.testing.assert_array_equal(aux["x"], x[[0, 2]])
+
+
+def test_random_keys_as_auxiliary_output(key):
+    def loss(w, key):
+        return jnp.sum(w * jax.random.normal(key, w.shape)), key
+
+    keys = jax.random.split(key, 3)
+    (_, aux), _ = value_and_grad(loss, has_aux=True)(np.ones(2, np.float32), keys)
+    np.testing.assert_array_equal(jax.random.key_data(aux), jax.random.key_data(keys))
 
 
 def test_errors():

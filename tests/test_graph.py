@@ -146,6 +146,15 @@ def test_evaluation_in_own_dtype_and_in_float64():
     assert not jax.config.jax_enable_x64
 
 
+def test_the_text_of_an_equation_that_lacks_one_of_its_programs():
+    def solve(b):
+        return jax.lax.custom_linear_solve(lambda x: 2 * x, b, lambda matvec, b: b / 2)
+
+    (equation,) = graph.trace(solve)(X).equations
+    assert None in equation.programs["jaxprs"]
+    assert "jaxprs(" in str(graph.trace(solve)(X))
+
+
 def test_the_text_of_a_program():
     def f(w, x):
         return jax.lax.scan(lambda c, t: (jnp.tanh(c * w + t), None), x, X)[0]

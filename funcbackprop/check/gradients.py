@@ -192,18 +192,24 @@ def check_gradients(
             f"`check_gradients`: `intended` must be empty, got {tuple(intended)!r}: a comparison "
             "with a given reference cannot tell why a leaf differs"
         )
+    (report,) = check_with([reference], loss, params, batch, grads, weights, has_aux)
+    return report
+
+
+def check_with(
+    references: Sequence[Callable | None], loss: Loss, params, batch, grads, weights, has_aux
+) -> list[GradientCheck]:
+    """`check_gradients` by several references, with JAX's gradient computed once."""
     checked_params(params, "check_gradients")
-    losses, computed = _gradient(loss, has_aux, params, batch, weights)
+    value, computed = _gradient(loss, has_aux, params, batch, weights)
     if grads is None:
         grads = computed
     same_structure(grads, params, "grads", "check_gradients")
-    found = _reference(reference, loss, has_aux, params, batch, weights)
-    if found.grads is None:
-        leaves = tuple(
-            LeafCheck(name, "not audited", reason=found.unaudited.get(name))
-            for name in leaf_names(params)
-        )
-        return GradientCheck(leaves, losses)
+    expected = (_reference(r, loss, has_aux, params, batch, weights) for r in references)
+    return [_held_against(found, params, grads, value) for found in expected]
+
+
+def _held_against(found: "_Expected", params, grads, value: float) -> GradientCheck:
     same_structure(found.grads, params, "the gradient of `reference`", "check_gradients")
     columns = (jax.tree.leaves(tree) for tree in (params, grads, found.grads, found.sizes))
     leaves = tuple(
@@ -212,7 +218,8 @@ def check_gradients(
         else LeafCheck(name, "not audited", reason=found.unaudited[name])
         for name, *row in zip(leaf_names(params), *columns, strict=True)
     )
-    return GradientCheck(leaves, losses, float(found.value), found.decisions)
+    reference_value = None if found.value is None else float(found.value)
+    return GradientCheck(leaves, value, reference_value, found.decisions)
 
 
 def _gradient(loss, has_aux, params, batch, weights):
@@ -226,7 +233,7 @@ def _gradient(loss, has_aux, params, batch, weights):
 
 
 class _Expected(NamedTuple):
-    """What a reference says; `grads` is None if it could not be evaluated."""
+    """What a reference says; of the leaves in `unaudited` it says nothing."""
 
     value: Any
     grads: Any
@@ -253,7 +260,9 @@ def _by_chain_rule(loss, has_aux, params, batch, weights) -> _Expected:
     try:
         found = value_and_grad(loss, has_aux).details(params, batch, weights)
     except UnsupportedPrimitive as error:
-        return _Expected(None, None, None, dict.fromkeys(leaf_names(params), str(error)))
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        reasons = dict.fromkeys(leaf_names(params), str(error))
+        return _Expected(None, nothing, nothing, reasons)
     unaudited = {leaf: "; ".join(reasons) for leaf, reasons in found.unaudited.items()}
     decisions = tuple(map(str, found.decisions))
     return _Expected(found.value, found.grads, found.sizes, unaudited, decisions)

@@ -108,6 +108,16 @@ class Equation:
         around = (call.source for call in reversed(self.calls))
         return next((s for s in (self.locate(), *around) if s is not UNKNOWN), UNKNOWN)
 
+    @property
+    def inner(self) -> list[tuple[str, "Program"]]:
+        """(parameter name, program) for every program inside; some may be absent from a tuple."""
+        return [
+            (name, program)
+            for name, held in self.programs.items()
+            for program in (held if isinstance(held, tuple) else (held,))
+            if program is not None
+        ]
+
     def __repr__(self):
         left = " ".join(map(repr, self.outputs))
         return f"{left} = {self.name} {' '.join(map(repr, self.inputs))}  # {self.source}"
@@ -163,9 +173,8 @@ def _lines(program: Program, labels: _Labels, indent: str):
         left = " ".join(map(labels.typed, equation.outputs))
         right = " ".join(map(labels, equation.inputs))
         yield f"{indent}{left} = {equation.name} {right}  # {equation.source}"
-        for name, inner in equation.programs.items():
-            for each in inner if isinstance(inner, tuple) else (inner,):
-                inputs = ", ".join(map(labels.typed, each.inputs))
-                yield f"{indent}  {name}({inputs}):"
-                yield from _lines(each, labels, indent + "    ")
-                yield f"{indent}    -> {' '.join(map(labels, each.outputs))}"
+        for name, inner in equation.inner:
+            inputs = ", ".join(map(labels.typed, inner.inputs))
+            yield f"{indent}  {name}({inputs}):"
+            yield from _lines(inner, labels, indent + "    ")
+            yield f"{indent}    -> {' '.join(map(labels, inner.outputs))}"

@@ -1,12 +1,12 @@
 """The backward pass: the tape walked backwards, cotangents added where paths meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .rules.kinds import Array
-from .tape import INACTIVE, Step
+from .tape import INACTIVE, Step, Value
 
 # A sum that is this much smaller than its terms has lost digits, and what is computed from it
 # inherits the loss. Smaller cancellations are ordinary: a tolerance has room for them.
@@ -38,20 +38,25 @@ class Cotangent(NamedTuple):
 
 
 def pull_back(
-    steps: Sequence[Step], cotangents: Mapping[int, Array], sizes: bool = False
+    steps: Sequence[Step], outputs: Sequence[Value], dys: Sequence[Array], sizes: bool = False
 ) -> dict[int, Cotangent]:
-    """Cotangents of the values that no step has as its output: the inputs of the tape.
+    """id -> cotangent of the values that no step has as its output: the inputs of the tape.
 
     Args:
       steps: in the order of the forward pass.
-      cotangents: id -> cotangent of an output.
+      outputs: where the walk begins; those that no gradient flows through are passed over.
+      dys: the cotangent of each output.
       sizes: whether to follow the squares of terms too.
     """
-    found = {i: Cotangent(dy, np.abs(dy) ** 2 if sizes else None) for i, dy in cotangents.items()}
+    found: dict[int, Cotangent] = {}
+    for value, dy in zip(outputs, dys, strict=True):
+        if value.id != INACTIVE:
+            term = Cotangent(dy, np.abs(dy) ** 2 if sizes else None)
+            found[value.id] = _add(found[value.id], term) if value.id in found else term
     for step in reversed(steps):
-        outputs = [found.pop(i, None) for i in step.outputs]
-        if any(out is not None for out in outputs):
-            for i, term in _terms(step, outputs, sizes):
+        reached = [found.pop(i, None) for i in step.outputs]
+        if any(out is not None for out in reached):
+            for i, term in _terms(step, reached, sizes):
                 found[i] = _add(found[i], term) if i in found else term
     return found
 

@@ -11,7 +11,7 @@ from ..contract import batch_size, checked_params, checked_weights, leaf_names, 
 from ..graph import UnsupportedPrimitive, to_numpy, trace, wide_dtype
 from .backward import Cotangent, pull_back
 from .rules import LIBRARY, RULES, STRUCTURED
-from .tape import INACTIVE, Decision, Tape
+from .tape import Decision, Tape
 
 
 def vjp(fun: Callable, *primals: Any) -> tuple[Any, "Pullback"]:
@@ -105,12 +105,7 @@ class Pullback:
 
     def cotangents(self, cotangents: Any, sizes: bool = False) -> list[Cotangent]:
         """A `Cotangent` for each leaf of the primals: its gradient, and what is known of it."""
-        given = self._checked(cotangents)
-        start: dict[int, Any] = {}
-        for value, dy in zip(self.outputs, given, strict=True):
-            if value.id != INACTIVE:
-                start[value.id] = start[value.id] + dy if value.id in start else dy
-        found = pull_back(self.steps, start, sizes)
+        found = pull_back(self.steps, self.outputs, self._checked(cotangents), sizes)
         return [self._gradient(value, found, sizes) for value in self.inputs]
 
     def _gradient(self, value, found, sizes) -> Cotangent:
@@ -218,7 +213,7 @@ class ChainRuleGradient:
         loss = scalar_loss(self.loss, self.has_aux, "chain_rule")
         losses = jax.vmap(loss, in_axes=(None, 0))
         (values, aux), pullback = _record(losses, (params, batch), (0,))
-        zeros = jax.tree.map(np.zeros_like, aux)
+        zeros = jax.tree.map(lambda x: np.zeros(np.shape(x)), aux)
         count = len(jax.tree.leaves(params))
         found = pullback.cotangents((shares, zeros), sizes=True)[:count]
         tree = jax.tree.structure(params)

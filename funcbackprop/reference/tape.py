@@ -5,8 +5,9 @@ Discrete decisions are taken on `own` and replayed on `wide`; where `wide` would
 otherwise, that is noted. Loops and branches run here, so the tape is one flat list of steps.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,10 @@ class Value(NamedTuple):
     own: Any
     wide: Any
     id: int = INACTIVE
+
+    def detached(self) -> "Value":
+        """The same value, with no gradient flowing to it."""
+        return self._replace(id=INACTIVE)
 
 
 class Step(NamedTuple):
@@ -95,6 +100,7 @@ class Tape:
         self.decisions: list[Decision] = []
         self.where: tuple[tuple[str, int], ...] = ()
         self._count = 0
+        self._last_uses: dict[Program, dict[int, list]] = {}
 
     def variable(self, own: Any) -> Value:
         """A value to be differentiated with respect to."""
@@ -109,7 +115,9 @@ class Tape:
         names: dict[Any, Any] = dict(zip(program.inputs, inputs, strict=True))
         for variable, value in program.constants:
             names[variable] = self.constant(to_numpy(value))
-        last = _last_uses(program)
+        if program not in self._last_uses:  # the program of a loop runs many times
+            self._last_uses[program] = _last_uses(program)
+        last = self._last_uses[program]
 
         def read(atom):
             return self.constant(atom.value) if isinstance(atom, Literal) else names[atom]
@@ -138,6 +146,13 @@ class Tape:
         """Evaluate an equation by its rule and record it if a gradient flows through it."""
         own, wide, choice = self._outputs(equation, rule, inputs)
         return self.record(equation, rule, inputs, own, wide, choice)
+
+    def part(
+        self, equation: Equation, rule: Rule, inputs: Sequence[Value], **params
+    ) -> list[Value]:
+        """Apply a rule as one part of how a structured equation is evaluated."""
+        step = Equation(f"{equation.name}:part", (), (), params, locate=lambda: equation.source)
+        return self.apply(step, rule, inputs)
 
     def record(
         self,
@@ -168,9 +183,14 @@ class Tape:
         own = evaluate(equation, *(value.own for value in inputs))
         return self.record(equation, rule, inputs, own, tuple(map(widen, own)))
 
-    def inside(self, loop: str, iteration: int) -> "_Inside":
+    @contextlib.contextmanager
+    def inside(self, loop: str, iteration: int) -> Iterator[None]:
         """A context in which what is recorded belongs to this iteration."""
-        return _Inside(self, (loop, iteration))
+        outer, self.where = self.where, (*self.where, (loop, iteration))
+        try:
+            yield
+        finally:
+            self.where = outer
 
     def _outputs(self, equation, rule, inputs):
         """(own outputs, wide outputs, choice)."""
@@ -210,18 +230,6 @@ class Tape:
     def _next_id(self) -> int:
         self._count += 1
         return self._count - 1
-
-
-class _Inside:
-    def __init__(self, tape: Tape, level: tuple[str, int]):
-        self.tape = tape
-        self.level = level
-
-    def __enter__(self):
-        self.outer, self.tape.where = self.tape.where, (*self.tape.where, self.level)
-
-    def __exit__(self, *error):
-        self.tape.where = self.outer
 
 
 def _own(equation, rule, choice, inputs) -> tuple:

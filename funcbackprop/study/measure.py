@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from ..check import GradientCheck, LeafCheck, check_gradients
-from ..check.gradients import TOLERANCE
+from ..check import LeafCheck
+from ..check.gradients import TOLERANCE, check_with
 from ..contract import Problem, attach_keys, batch_size
 from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
@@ -133,7 +133,12 @@ class Check:
             self._references = {name: given, **self._references}
 
     def __call__(self, params) -> dict[str, Any]:
-        reports = [self._report(params, reference) for reference in self._references.values()]
+        reports = check_with(
+            *(list(self._references.values()), self._problem.loss, params, self._batch),
+            grads=None,
+            weights=None if jnp.all(self._weights == 1) else self._weights,
+            has_aux=self._problem.has_aux,
+        )
         leaves = [
             max(of_leaf, key=_how_bad)
             for of_leaf in zip(*(report.leaves for report in reports), strict=True)
@@ -146,14 +151,6 @@ class Check:
         }
         merged = dataclasses.replace(reports[0], leaves=tuple(leaves))
         return {**merged.to_dict(), **about}
-
-    def _report(self, params, reference) -> GradientCheck:
-        return check_gradients(
-            *(self._problem.loss, params, self._batch),
-            weights=None if jnp.all(self._weights == 1) else self._weights,
-            has_aux=self._problem.has_aux,
-            reference=reference,
-        )
 
 
 # Of two comparisons of one leaf, the worse counts; one that could not be made counts least.

@@ -126,17 +126,16 @@ def _of_one_triangle(a):
     )
 
 
+HERMITIAN = {
+    "real": positive(3, 3),
+    "complex": hermitian(3, 3),
+    "rank 4": positive(2, 1, 2, 2),
+    "1 by 1": positive(1, 1),
+    "empty": positive(0, 0),
+}
+
 CHOLESKY = {
-    **{
-        f"cholesky, {name}": Case(jnp.linalg.cholesky, (a,))
-        for name, a in {
-            "real": positive(3, 3),
-            "complex": hermitian(3, 3),
-            "rank 4": positive(2, 1, 2, 2),
-            "1 by 1": positive(1, 1),
-            "empty": positive(0, 0),
-        }.items()
-    },
+    **{f"cholesky, {name}": Case(jnp.linalg.cholesky, (a,)) for name, a in HERMITIAN.items()},
     "cholesky, of one triangle": _of_one_triangle(positive(3, 3)),
     "cholesky, of one triangle, complex": _of_one_triangle(hermitian(3, 3)),
     "cholesky, of one triangle, lower": Case(
@@ -225,16 +224,7 @@ def _pull_of_projection(a, dy):
 
 
 EIGEN = {
-    **{
-        f"eigh, {name}": Case(jnp.linalg.eigh, (a,))
-        for name, a in {
-            "real": positive(3, 3),
-            "complex": hermitian(3, 3),
-            "rank 4": positive(2, 1, 2, 2),
-            "1 by 1": positive(1, 1),
-            "empty": positive(0, 0),
-        }.items()
-    },
+    **{f"eigh, {name}": Case(jnp.linalg.eigh, (a,)) for name, a in HERMITIAN.items()},
     "eigh, upper": Case(lambda a: jnp.linalg.eigh(a, UPLO="U"), (positive(3, 3),)),
     "eigh, eigenvalues close": Case(
         jnp.linalg.eigh, (np.diag([1.0, 1.0001, 2.0]) + 1e-5 * positive(3, 3),), 1e-7, narrow=False

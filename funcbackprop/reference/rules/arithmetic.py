@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...graph import evaluate
 from .kinds import constant, elementwise, general, linear, unbroadcast
 
 _ROUNDING = "not differentiable where it jumps; 0 everywhere, as in JAX"
@@ -122,16 +123,6 @@ def _abs_partial(p, choice, x, y):
     return np.where(y == 0, 0, np.conj(x) / y) if np.iscomplexobj(sign) else sign
 
 
-def _pull_abs(local, dys):
-    (dy,) = dys
-    with np.errstate(all="ignore"):
-        return [_abs_partial(local.p, local.choice, *local.x, *local.y) * dy]
-
-
-def _square_abs(local, dys):
-    return list(dys)
-
-
 def _quotient(p, x, y):
     with np.errstate(all="ignore"):
         return (np.trunc(x / y),)
@@ -223,12 +214,11 @@ RULES = {
     "cbrt": elementwise(
         lambda p, x: np.cbrt(x), lambda p, x, y: y / (3 * x), formula="dx = cbrt(x) / (3 x) dy"
     ),
-    "abs": general(
-        _pull_abs,
+    "abs": elementwise(
+        _take_abs,
+        _abs_partial,
         formula="dx = sign(x) dy; complex: conj(x) / |x| dy",
-        forward=_take_abs,
         choose=_abs_sign,
-        square=_square_abs,
         convention="at 0: +dy for real x, 0 for complex x",
     ),
     "max": elementwise(
@@ -280,8 +270,7 @@ RULES = {
     "reduce_precision": linear(
         _same,
         formula="dx = dy",
-        forward=lambda p, x: x,
-        convention="straight through, as in JAX",
+        convention="straight through, as in JAX; in float64 the identity",
     ),
     "copy": linear(_same, formula="dx = dy", forward=lambda p, x: x, exact=True),
     "complex": general(
@@ -341,4 +330,12 @@ def _same_bits(tape, equation, inputs):
     return tape.take_over(equation, RULES[equation.name], inputs)
 
 
-STRUCTURED = {"bitcast_convert_type": _same_bits}
+def _rounded(tape, equation, inputs):
+    """Rounded in the program's own value, which decides what follows; not in float64."""
+    (x,) = inputs
+    own = evaluate(equation, x.own)
+    return tape.record(equation, RULES[equation.name], inputs, own, [x.wide])
+
+
+# primitive -> run(tape, equation, inputs) -> outputs
+STRUCTURED = {"bitcast_convert_type": _same_bits, "reduce_precision": _rounded}

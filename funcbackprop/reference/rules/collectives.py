@@ -11,6 +11,7 @@ import numpy as np
 
 from ...graph import UnsupportedPrimitive
 from .kinds import constant, general, linear, opaque
+from .reductions import spread
 
 
 def shard_map(tape, equation, inputs):
@@ -74,13 +75,9 @@ def _sum(x, axes):
 
 def _summed_pull(local, dys):
     return [
-        None if dy is None else _spread(dy, _positions(local.p), x)
+        None if dy is None else spread(dy, x, _positions(local.p))
         for dy, x in zip(dys, local.x, strict=True)
     ]
-
-
-def _spread(dy, axes, x):
-    return np.broadcast_to(np.expand_dims(dy, axes), x.shape)
 
 
 def _extremes(best, worst):
@@ -99,7 +96,7 @@ def _extremes(best, worst):
     def pull(local, dys):
         axes = _positions(local.p)
         return [
-            None if dy is None else at * _spread(dy / np.sum(at, axes), axes, x)
+            None if dy is None else at * spread(dy / np.sum(at, axes), x, axes)
             for dy, at, x in zip(dys, local.choice, local.x, strict=True)
         ]
 
@@ -155,9 +152,6 @@ RULES = {
     "reduced_vary_cast": _IDENTITY,
     "vary_unreduced_cast": _IDENTITY,
 }
-
-# The names of JAX 0.12.
-NEWER = frozenset({"reduced_vary_cast", "vary_unreduced_cast"})
 
 # primitive -> run(tape, equation, inputs) -> outputs
 STRUCTURED = {

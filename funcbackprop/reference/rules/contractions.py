@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .convolutions import CONVOLUTION
+from .convolutions import CONVOLUTION, floating
 from .kinds import linear, opaque
 
 
@@ -34,8 +34,7 @@ def _result_shape(p, x, y):
 def _dot(p, x, y):
     """z[b, f, g] = x[b, f, c] y[b, c, g], over batch, free and contracted axes."""
     (bx, fx, cx), (by, fy, cy) = _layout(p, x, y)
-    # In float64 also for integers, of which a floating-point sum may be asked.
-    z = _blocks(x, bx, fx, cx) @ _blocks(y.astype(np.result_type(y, float)), by, cy, fy)
+    z = _blocks(x, bx, fx, cx) @ _blocks(floating(y), by, cy, fy)
     return z.reshape(_result_shape(p, x, y))
 
 
@@ -124,7 +123,7 @@ def _along(mask, x, axes):
 
 def _ragged_forward(p, x, y, sizes):
     ragged = _Ragged(p, x, y, sizes)
-    z = np.zeros(ragged.shape, np.result_type(x, y, float))
+    z = np.zeros(ragged.shape, np.result_type(x, floating(y)))
     for x_mask, y_mask, y_index, z_index in ragged.groups(x, y):
         z[z_index] += _dot(ragged.p, _masked(x, x_mask), _masked(y[y_index], y_mask))
     return z

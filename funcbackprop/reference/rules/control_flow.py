@@ -6,29 +6,15 @@ decided in the program's own precision.
 
 import numpy as np
 
-from ...graph import Equation, stack, to_numpy, where
-from . import arithmetic
-from .kinds import constant, linear
-
-# One array as its slices along the leading axis, and back.
-UNSTACK = linear(
-    lambda local, dys: [np.stack(dys)],
-    formula="dx = stack(dy_t)",
-    forward=lambda p, x: tuple(x),
-    exact=True,
-)
-STACK = linear(
-    lambda local, dys: list(dys[0]),
-    formula="dx_t = dy[t]",
-    forward=lambda p, *xs: np.stack(xs),
-    exact=True,
-)
+from ...graph import stack, to_numpy, where
+from . import arithmetic, shapes
+from .kinds import constant
 
 
 def slices(tape, equation, value):
     """The slices of a value along its leading axis, as values on the tape."""
     if isinstance(value.own, np.ndarray):
-        return tape.apply(_part(equation, "unstack"), UNSTACK, [value])
+        return tape.part(equation, shapes.RULES["unstack"], [value], axis=0)
     return [tape.constant(key) for key in value.own]
 
 
@@ -37,12 +23,8 @@ def stacked(tape, equation, values, variable):
     if not values:
         return tape.constant(to_numpy(np.zeros(variable.shape, variable.dtype)))
     if isinstance(values[0].own, np.ndarray | np.generic):
-        return tape.apply(_part(equation, "stack"), STACK, values)[0]
+        return tape.part(equation, shapes.RULES["stack"], values, axis=0)[0]
     return tape.constant(stack([v.own for v in values]))
-
-
-def _part(equation, what):
-    return Equation(f"{equation.name}:{what}", (), (), locate=lambda: equation.source)
 
 
 def scan(tape, equation, inputs):
@@ -89,7 +71,7 @@ def _where(tape, equation, going, old, new):
     if not isinstance(new.own, np.ndarray | np.generic):
         return tape.constant(where(rows, new.own, old.own))
     which = tape.constant(np.broadcast_to(rows, shape))
-    return tape.apply(_part(equation, "select"), arithmetic.RULES["select_n"], [which, old, new])[0]
+    return tape.part(equation, arithmetic.RULES["select_n"], [which, old, new])[0]
 
 
 def cond(tape, equation, inputs):

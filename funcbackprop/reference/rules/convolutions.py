@@ -84,11 +84,15 @@ class _Convolution:
         return view.reshape(self.groups, math.prod(view.shape[1:-1]), view.shape[-1])
 
 
+def floating(x):
+    """x, integers in float64: a floating-point sum of their products may be asked."""
+    return x if x.dtype.kind in "fc" else x.astype(float)
+
+
 def _forward(p, x, w):
     conv = _Convolution(p, x, w)
     rows = math.prod(conv.windows.counts[1:-1])
-    # In float64 also for integers, of which a floating-point sum may be asked.
-    x, w = conv.x_in(x), conv.w_in(w).astype(np.result_type(w, float))
+    x, w = conv.x_in(x), floating(conv.w_in(w))
     y = np.zeros((conv.groups, rows, conv.out), np.result_type(x, w))
     for view, kernel in zip(conv.windows.views(x, 0), w, strict=True):
         y += conv.rows(view) @ kernel

@@ -11,7 +11,6 @@ import math
 import numpy as np
 from jax.lax import GatherScatterMode
 
-from ...graph import Equation
 from .kinds import general, linear
 
 
@@ -262,19 +261,15 @@ def scatter(tape, equation, inputs):
 
 def _applied(tape, equation, x, positions):
     """x with the function applied once to the elements at these flat positions."""
-    (old,) = tape.apply(_part(equation, "take"), _TAKE, [x, positions])
+    (old,) = tape.part(equation, TAKE, [x, positions])
     # The function has a second argument, the update, and ignores it.
     (new,) = tape.run(equation.programs["update_jaxpr"], [old, old])
-    return tape.apply(_part(equation, "put"), _PUT, [x, positions, new])[0]
-
-
-def _part(equation, what):
-    return Equation(f"scatter:{what}", (), (), locate=lambda: equation.source)
+    return tape.part(equation, _PUT, [x, positions, new])[0]
 
 
 def _take_pull(local, dys):
     x, positions = local.x
-    return [_sum_at(positions, dys[0], x.shape), None]
+    return [_sum_at(positions.reshape(-1), dys[0].reshape(-1), x.shape), None]
 
 
 def _put(p, x, positions, new):
@@ -330,7 +325,8 @@ _SET = linear(
     forward=_scatter,
     exact=True,
 )
-_TAKE = linear(
+# Elements by their flat positions, an array of any shape.
+TAKE = linear(
     _take_pull,
     formula="dx = dy where it was taken",
     forward=lambda p, x, at: x.reshape(-1)[at],

@@ -20,8 +20,7 @@ from .transcendental import sigmoid
 
 def run(tape, equation, inputs):
     """The body evaluated off the record, and one step with the rule of the table."""
-    held = [tape.constant(value.own)._replace(wide=value.wide) for value in inputs]
-    outputs = tape.run(equation.programs["body"], held)
+    outputs = tape.run(equation.programs["body"], [value.detached() for value in inputs])
     rule, choice = RULES[equation.name], None
     if rule.choose is not None:
         choice = rule.choose(equation.params, *(value.own for value in inputs))
@@ -335,12 +334,6 @@ RULES = {
         "the equation that a `custom_root` solves is not visible, only the steps of its solver"
     ),
 }
-
-# Those that JAX 0.10.2 does not have yet.
-NEWER = frozenset(
-    f"jax:{name}"
-    for name in ("i0_impl", "exp_neg_sq", "_ndtri", "_erfcinv", "_expn", "_det_2x2", "_det_3x3")
-)
 
 # name -> run(tape, equation, inputs) -> outputs
 STRUCTURED = {**dict.fromkeys(RULES, run), "jax:_frexp": frexp}

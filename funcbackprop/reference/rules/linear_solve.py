@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...graph import Equation, UnsupportedPrimitive
+from ...graph import UnsupportedPrimitive
 from .kinds import general
 from .triangular import solve
 
@@ -34,8 +34,7 @@ def custom_linear_solve(tape, equation, inputs):
     rule = general(
         partial(_pull, system, x), formula=FORMULA, forward=lambda p, *v: v[-count:], exact=True
     )
-    step = Equation(equation.name, (), (), locate=lambda: equation.source)
-    return [*tape.apply(step, rule, [*product, *system.b, *x]), *found[count:]]
+    return [*tape.part(equation, rule, [*product, *system.b, *x]), *found[count:]]
 
 
 def _pull(system, x, local, dys):
@@ -118,7 +117,7 @@ class _System:
         outputs = scratch.run(self.programs["matvec"], [*_still(self.constants["matvec"]), *inputs])
 
         def pull(l):
-            found = pull_back(scratch.steps, _by_id(outputs, l))
+            found = pull_back(scratch.steps, outputs, l)
             reasons = {r for c in found.values() for r in c.unaudited}
             if reasons:
                 raise UnsupportedPrimitive(
@@ -154,20 +153,7 @@ class _Refined:
 
 def _still(values):
     """The same values, with no gradient flowing to them."""
-    from ..tape import INACTIVE  # `tape` imports the rules
-
-    return [v._replace(id=INACTIVE) for v in values]
-
-
-def _by_id(outputs, cotangents):
-    """id -> cotangent; an output that does not depend on the vector has none."""
-    from ..tape import INACTIVE  # `tape` imports the rules
-
-    found: dict[int, Any] = {}
-    for value, dy in zip(outputs, cotangents, strict=True):
-        if value.id != INACTIVE:
-            found[value.id] = found[value.id] + dy if value.id in found else dy
-    return found
+    return [v.detached() for v in values]
 
 
 def _solve_written_out(transposed, dx):

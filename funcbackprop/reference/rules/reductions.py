@@ -4,18 +4,18 @@ import math
 
 import numpy as np
 
-from ...graph import Equation, Literal, UnsupportedPrimitive, to_numpy
+from ...graph import Literal, UnsupportedPrimitive, to_numpy
 from . import arithmetic
 from .kinds import constant, general, linear, unbroadcast
 
 
-def _spread(reduced, like, axes):
+def spread(reduced, like, axes):
     """What was reduced over `axes`, broadcast back to the shape of `like`."""
     return np.broadcast_to(np.expand_dims(reduced, tuple(axes)), np.shape(like))
 
 
 def _sum_pull(local, dys):
-    return [_spread(dys[0], local.x[0], local.p["axes"])]
+    return [spread(dys[0], local.x[0], local.p["axes"])]
 
 
 # --- maximum and minimum: decided in the program's own precision, and replayed -------------------
@@ -44,11 +44,11 @@ def _take_extreme(extreme, worst):
 
 
 def _share_pull(local, dys):
-    return [local.choice[0] * _spread(dys[0], local.x[0], local.p["axes"])]
+    return [local.choice[0] * spread(dys[0], local.x[0], local.p["axes"])]
 
 
 def _share_square(local, dys):
-    return [local.choice[0] ** 2 * _spread(dys[0], local.x[0], local.p["axes"])]
+    return [local.choice[0] ** 2 * spread(dys[0], local.x[0], local.p["axes"])]
 
 
 def _extreme_rule(extreme, worst):
@@ -248,17 +248,11 @@ BROADCAST = linear(
 _SAME = {"broadcast_in_dim", "reshape", "squeeze", "transpose"}
 
 
-def part(tape, equation, rule, values, **params):
-    """The outputs of a rule that is one part of how a structured equation is evaluated."""
-    step = Equation(f"{equation.name}:part", (), (), params, locate=lambda: equation.source)
-    return tape.apply(step, rule, values)
-
-
 def broadcast(tape, equation, value, shape):
     """A value in this shape, on the tape."""
     if np.shape(value.own) == shape:
         return value
-    return part(tape, equation, BROADCAST, [value], shape=shape)[0]
+    return tape.part(equation, BROADCAST, [value], shape=shape)[0]
 
 
 def run_entrywise(tape, equation, program, inputs):
@@ -305,19 +299,19 @@ def reduce(tape, equation, inputs):
     half, program = len(inputs) // 2, equation.programs["jaxpr"]
     operands, initial = inputs[:half], inputs[half:]
     axes = tuple(equation.params["dimensions"])
-    rows = [part(tape, equation, ROWS, [x], axes=axes)[0] for x in operands]
+    rows = [tape.part(equation, ROWS, [x], axes=axes)[0] for x in operands]
     while len(rows[0].own) > 1:
-        split = [part(tape, equation, HALVES, [x]) for x in rows]
+        split = [tape.part(equation, HALVES, [x]) for x in rows]
         first, second, between = zip(*split, strict=True)
         rows = run_entrywise(tape, equation, program, [*first, *second])
         if len(between[0].own):
             pairs = zip(rows, between, strict=True)
-            rows = [part(tape, equation, JOIN, pair)[0] for pair in pairs]
+            rows = [tape.part(equation, JOIN, pair)[0] for pair in pairs]
     shape = rows[0].own.shape[1:]
     result = [broadcast(tape, equation, x, shape) for x in initial]
     if not len(rows[0].own):
         return result
-    only = [part(tape, equation, ONLY, [x])[0] for x in rows]
+    only = [tape.part(equation, ONLY, [x])[0] for x in rows]
     return run_entrywise(tape, equation, program, [*result, *only])
 
 

@@ -219,6 +219,3 @@ RULES = {
         lambda p, x: (1 + x) * (1 - x), lambda p, x, y: -2 * x, formula="dx = -2 x dy"
     ),
 }
-
-# Those that JAX 0.10.2 does not have yet.
-NEWER = frozenset({"polynomial", "one_minus_square"})

@@ -7,7 +7,8 @@ array; a position of -1 is out of bounds.
 import jax
 import numpy as np
 
-from ...graph import Equation, UnsupportedPrimitive, is_key, to_numpy
+from ...graph import UnsupportedPrimitive, is_key, to_numpy
+from .indexing import TAKE
 from .kinds import constant, linear, opaque
 
 
@@ -23,17 +24,6 @@ class Ref:
 
 
 # --- reads and writes, as steps of the tape -------------------------------------------------------
-
-
-def _read(p, contents):
-    return contents.reshape(-1)[p["positions"]]
-
-
-def _read_pull(local, dys):
-    (contents,), (dy,) = local.x, dys
-    dx = np.zeros(contents.size, dy.dtype)
-    np.add.at(dx, local.p["positions"], dy)
-    return [dx.reshape(contents.shape)]
 
 
 def _written(p, contents, value):
@@ -67,20 +57,11 @@ def _added_pull(local, dys):
     return [dy, np.where(positions >= 0, dy.reshape(-1)[positions], 0)]
 
 
-_READ = linear(_read_pull, formula="dx[i] += dy", forward=_read, exact=True)
 _WRITE = linear(
     _written_pull, formula="dv = dy[i], dx = dy but 0 at i", forward=_written, exact=True
 )
 # An addition rounds, in NumPy as in JAX.
 _ADD = linear(_added_pull, formula="dv = dy[i], dx = dy", forward=_added, exact=True)
-
-
-def _step(tape, equation, rule, positions, *values):
-    step = Equation(
-        *(equation.name, (), ()), params={"positions": positions}, locate=lambda: equation.source
-    )
-    (out,) = tape.apply(step, rule, values)
-    return out
 
 
 # --- indices --------------------------------------------------------------------------------------
@@ -181,7 +162,7 @@ def _get(tape, equation, ref, indices):
     positions = _positions(equation, own.shape, indices, drop=False)
     if is_key(own):
         return tape.constant(own.reshape(-1)[positions])
-    return _step(tape, equation, _READ, positions, ref.value)
+    return tape.part(equation, TAKE, [ref.value, tape.constant(positions)])[0]
 
 
 def swap(tape, equation, inputs):
@@ -197,7 +178,7 @@ def swap(tape, equation, inputs):
         keys = own.reshape(-1).at[positions].set(value.own).reshape(own.shape)
         ref.value = tape.constant(keys)
     else:
-        ref.value = _step(tape, equation, _WRITE, positions, ref.value, value)
+        (ref.value,) = tape.part(equation, _WRITE, [ref.value, value], positions=positions)
     return [before]
 
 
@@ -205,7 +186,7 @@ def addupdate(tape, equation, inputs):
     """ref[indices] += value, repeated indices adding up."""
     ref, value, *indices = inputs
     positions = _positions(equation, ref.value.own.shape, indices, drop=True)
-    ref.value = _step(tape, equation, _ADD, positions, ref.value, value)
+    (ref.value,) = tape.part(equation, _ADD, [ref.value, value], positions=positions)
     return []
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import arithmetic
 from .kinds import general, linear, opaque
-from .reductions import broadcast, part, run_entrywise
+from .reductions import broadcast, run_entrywise
 
 # --- geometry, shared with convolutions ---------------------------------------------------------
 
@@ -209,7 +209,7 @@ def reduce_window(tape, equation, inputs):
     """
     half, p, program = len(inputs) // 2, equation.params, equation.programs["jaxpr"]
     operands, initial = inputs[:half], inputs[half:]
-    views = [part(tape, equation, VIEWS, pair, **p) for pair in zip(operands, initial, strict=True)]
+    views = [tape.part(equation, VIEWS, pair, **p) for pair in zip(operands, initial, strict=True)]
     windows = Windows(p, operands[0].own.shape)
     held = windows.views(np.ones(windows.shape, bool), False)
     folded = [broadcast(tape, equation, x, windows.counts) for x in initial]
@@ -218,7 +218,7 @@ def reduce_window(tape, equation, inputs):
         if not there.all():
             cases = zip(folded, further, strict=True)
             which = tape.constant(there)
-            further = [part(tape, equation, SELECT, [which, *pair])[0] for pair in cases]
+            further = [tape.part(equation, SELECT, [which, *pair])[0] for pair in cases]
         folded = further
     return folded
 
