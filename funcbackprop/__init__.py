@@ -27,7 +27,12 @@ _CONTENTS = {
         "gradient_statistics",
         "total",
     ),
-    "check": ("GradientCheck", "check_gradients", "check_separable"),
+    "check": (
+        "GradientCheck",
+        "assert_gradients_match",
+        "check_gradients",
+        "check_separable",
+    ),
 }
 _ROOMS = ("check", "graph", "losses", "models", "noise", "per_example", "reference", "training")
 _HOME = {name: room for room, names in _CONTENTS.items() for name in names}
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from . import reference as reference
     from . import training as training
     from .check import GradientCheck as GradientCheck
+    from .check import assert_gradients_match as assert_gradients_match
     from .check import check_gradients as check_gradients
     from .check import check_separable as check_separable
     from .contract import Problem as Problem

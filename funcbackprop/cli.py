@@ -1,20 +1,23 @@
-"""The command line: `funcbackprop study` and `funcbackprop train`; asking for help loads no JAX."""
+"""The command line: `funcbackprop study`, `train` and `check`; asking for help loads no JAX."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
-from .study.config import StudyConfig, TrainConfig, UsageError
+from .study.config import CheckConfig, StudyConfig, TrainConfig, UsageError
 
-_COMMANDS = {"study": StudyConfig, "train": TrainConfig}
+_COMMANDS = {"study": StudyConfig, "train": TrainConfig, "check": CheckConfig}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, or 2 with one line on standard error."""
+    """Run a command; the exit status is 0, 1 where `check` finds something, or 2 with one line on
+    standard error."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         config = _parse(argv)
+        if isinstance(config, CheckConfig):
+            return _check(config)
         return _run(config, shlex.join(["funcbackprop", *argv]))
     except UsageError as error:
         return _refuse(error)
@@ -27,14 +30,22 @@ def _parse(argv: list[str]):
         raise UsageError(
             "the command line needs more packages: pip install 'funcbackprop[study]'"
         ) from error
-    study, train = (
+    study, train, check = (
         Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
         for name, kind in _COMMANDS.items()
     )
-    either: Any = Union[study, train]  # noqa: UP007
+    either: Any = Union[study, train, check]  # noqa: UP007
     if len(argv) > 1 and argv[0] in _COMMANDS and ":" in argv[1] and argv[1][0] != "-":
         argv = [argv[0], "--model", *argv[1:]]  # `study module:problem`
     return tyro.cli(either, args=argv, prog="funcbackprop")
+
+
+def _check(config: CheckConfig) -> int:
+    from .study import checking
+
+    report = checking.run(config)
+    print(report)
+    return 1 if report.findings else 0
 
 
 def _run(config: TrainConfig, command: str) -> int:

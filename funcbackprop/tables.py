@@ -53,6 +53,15 @@ def number(x: Any, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if decimals else text
 
 
+def percent(x: float | None, digits: int = 2) -> str:
+    """A share in percent; a dash where there is none, or where it is not finite.
+
+    >>> [percent(x) for x in (0.5, 0.0123, 3e-7)]
+    ['50 %', '1.2 %', '3e-5 %']
+    """
+    return NO_VALUE if x is None or not math.isfinite(x) else f"{number(100 * x, digits)} %"
+
+
 def shorten(text: str, width: int) -> str:
     """`text` in at most `width` characters, cut in the middle: both ends of a path tell more.
 

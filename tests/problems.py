@@ -83,3 +83,14 @@ padded = fb.Problem(
     weights=_ROWS.astype(np.float32),
     reference=_padded_by_hand,
 )
+
+
+@jax.custom_vjp
+def twice(x):
+    return 2 * x
+
+
+twice.defvjp(lambda x: (twice(x), None), lambda _, dy: (dy,))
+
+# A derivative rule that forgets a factor.
+doubled = fb.Problem(lambda p, e: loss(p, (twice(e[0] * p["w"]), e[1])), init, (X, Y), "doubled")

@@ -375,3 +375,25 @@ def final_parameters(folder):
     checkpoint.close()
     assert int(state.step) == 300
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(state.params)]
+
+
+def test_check_of_a_library_model(tmp_path, capsys):
+    run("check", "--examples", "4", "--html", tmp_path / "graph.html")
+    assert "Every leaf agrees" in capsys.readouterr().out
+    assert "dot_general" in (tmp_path / "graph.html").read_text()
+
+
+def test_check_of_a_problem_exits_with_1_on_a_finding(capsys):
+    run("check", "problems:line")
+    run("check", "problems:doubled", status=1)
+    out = capsys.readouterr().out
+    assert "wrong rule" in out
+    assert "`twice` at" in out
+    run("check", "problems:doubled", "--intended", "twice")
+
+
+def test_check_refuses_what_it_cannot_do(capsys):
+    run("check", "--examples", "0", status=2)
+    assert "--examples must be at least 1, got 0" in capsys.readouterr().err
+    run("check", "problems:nothing", status=2)
+    assert "expected a funcbackprop.Problem" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .axes import legend, log_axis, power_of_ten
+from .axes import legend, log_axis
 from .bands import floats
 from .style import HOLLOW, LEVEL, look, panels, styled
 
@@ -17,13 +17,12 @@ _MOST_LEAVES = 40
 
 
 @styled
-def gradient_check(leaves: Sequence[Mapping], tolerance: float | None = None) -> "Figure":
-    """Relative error of every leaf against the reference, at each step that was compared.
+def gradient_check(leaves: Sequence[Mapping]) -> "Figure":
+    """Error of every leaf in units of its bound, at each step that was compared.
 
     Args:
-      leaves: dicts with "leaf", "step", "relative_error" (None where there is none) and
-        "verdict". With more than 40 different leaves the 40 of largest error are drawn.
-      tolerance: relative error up to which gradients agree.
+      leaves: dicts with "leaf", "step", "error_in_bounds" (None where there is none) and "ok".
+        With more than 40 different leaves the 40 of largest error are drawn.
     """
     names = list(dict.fromkeys(row["leaf"] for row in leaves))
     chosen = _worst(leaves, names)
@@ -31,9 +30,8 @@ def gradient_check(leaves: Sequence[Mapping], tolerance: float | None = None) ->
     leaves = [row for row in leaves if row["leaf"] in place]
     steps = sorted({row["step"] for row in leaves})
     figure, (ax,) = panels(1, width=10, height=2.4 + 0.29 * len(chosen))
-    log_axis(ax, np.append(_errors(leaves), tolerance or np.nan), "x")
-    if tolerance:
-        ax.axvline(tolerance, label=f"tolerance {power_of_ten(tolerance)}", **LEVEL)
+    log_axis(ax, np.append(_errors(leaves), 1.0), "x")
+    ax.axvline(1.0, label="what rounding explains", **LEVEL)
     for k, step in enumerate(steps):
         shift = 0.4 * (k - (len(steps) - 1) / 2) / len(steps)
         _dots(ax, [row for row in leaves if row["step"] == step], place, shift, look(k))
@@ -42,14 +40,14 @@ def gradient_check(leaves: Sequence[Mapping], tolerance: float | None = None) ->
     ax.set_ylim(len(chosen) - 0.4, -0.6)
     ax.set_title("JAX's gradient against the reference")
     few = "" if chosen == names else f"\n{len(chosen)} of {len(names)} leaves: the largest errors"
-    ax.set_xlabel("relative error  max|a - b| / max(max|b|, m)" + few)
+    ax.set_xlabel("error in units of its rounding bound" + few)
     legend(figure)
     return figure
 
 
 def _dots(ax, rows, place, shift, look):
     """The rows of one step: full marks where they agree, hollow ones where not."""
-    agrees = np.array([row["verdict"] == "agrees" for row in rows])
+    agrees = np.array([row["ok"] for row in rows])
     x = _errors(rows)
     y = np.array([place[row["leaf"]] for row in rows]) + shift
     label = f"step {rows[0]['step']:,}"
@@ -78,11 +76,11 @@ def _worst(leaves, names):
     """At most 40 leaf names, those of largest (or no) error, in their order."""
     errors = dict.fromkeys(names, -1.0)
     for row in leaves:
-        error = row["relative_error"]
+        error = row["error_in_bounds"]
         errors[row["leaf"]] = max(errors[row["leaf"]], math.inf if error is None else error)
     largest = set(sorted(names, key=lambda name: -errors[name])[:_MOST_LEAVES])
     return [name for name in names if name in largest]
 
 
 def _errors(rows):
-    return floats(row["relative_error"] for row in rows)
+    return floats(row["error_in_bounds"] for row in rows)

@@ -1,12 +1,25 @@
 """The computational graph: a function as a program of equations. Only this room knows jaxprs."""
 
-from .capture import CALLS, trace
-from .evaluate import evaluate, evaluate_wide, is_key, stack, to_numpy, where, wide_dtype, widen
+from .capture import CALLS, CUSTOM, trace
+from .drawing import Annotation
+from .evaluate import (
+    evaluate,
+    evaluate_wide,
+    is_key,
+    local_vjp,
+    stack,
+    to_numpy,
+    where,
+    wide_dtype,
+    widen,
+)
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import to_varying, varying_axes
 
 __all__ = [
     "CALLS",
+    "CUSTOM",
+    "Annotation",
     "Call",
     "Equation",
     "Literal",
@@ -17,6 +30,7 @@ __all__ = [
     "evaluate",
     "evaluate_wide",
     "is_key",
+    "local_vjp",
     "stack",
     "to_numpy",
     "to_varying",

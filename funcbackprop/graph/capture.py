@@ -66,13 +66,20 @@ ATOMS = {
 }
 
 
-def trace(fun: Callable, keep: Collection[str] = ()) -> Callable[..., Program]:
+# Calls of functions that come with derivative rules of their own.
+CUSTOM = {name for name, (_, kind) in CALLS.items() if kind in ("custom_jvp", "custom_vjp")}
+
+
+def trace(fun: Callable, keep: Collection[str] = (), enter: bool = True) -> Callable[..., Program]:
     """Capture a function as a program, in its own dtypes.
 
     Args:
       fun: a function of pytrees of arrays that JAX can trace.
       keep: names of functions of JAX with a custom derivative rule that stay one equation, named
         `jax:<name>`, instead of being flattened.
+      enter: whether other functions with custom derivative rules are flattened like any call.
+        Otherwise each stays one equation (`custom_jvp_call`, `custom_vjp_call`, ...) whose program
+        is `equation.programs["body"]`.
 
     Returns:
       `f(*args) -> Program`: nothing is computed; shapes and dtypes of `args` are what counts.
@@ -98,7 +105,7 @@ def trace(fun: Callable, keep: Collection[str] = ()) -> Callable[..., Program]:
                 "`trace`: the function takes or closes over a mutable array, whose contents change "
                 "while it runs. Make it inside the function from an ordinary array: jax.new_ref(x)"
             )
-        program = _Capture(keep).program(closed)
+        program = _Capture(keep, enter).program(closed)
         names = tuple(keystr(path) for path, _ in tree_flatten_with_path(args)[0])
         return Program(
             *(program.inputs, program.constants, program.equations, program.outputs),
@@ -111,8 +118,9 @@ def trace(fun: Callable, keep: Collection[str] = ()) -> Callable[..., Program]:
 class _Capture:
     """Collects the equations of one program; programs inside it get a collector of their own."""
 
-    def __init__(self, keep: Collection[str], calls: tuple[Call, ...] = ()):
+    def __init__(self, keep: Collection[str], enter: bool, calls: tuple[Call, ...] = ()):
         self.keep = keep
+        self.enter = enter
         self.calls = calls
         self.constants: list[tuple[Variable, Any]] = []
         self.equations: list[Equation] = []
@@ -152,21 +160,26 @@ class _Capture:
             parameter = "call_jaxpr"
         jaxpr, consts = versions.open_jaxpr(eqn.params[parameter])
         name, in_jax = versions.function_name(jaxpr, eqn)
-        if in_jax and kind in ("custom_jvp", "custom_vjp") and name in self.keep:
-            return self._kept(eqn, arguments, calls, name, parameter)
-        inner = (*calls, Call(kind, name, versions.source(eqn), in_jax))
-        return self.flatten(jaxpr, consts, arguments, inner)
+        call = Call(kind, name, versions.source(eqn), in_jax)
+        if eqn.primitive.name in CUSTOM:
+            if in_jax and name in self.keep:
+                call = call._replace(kind="kept")
+                return self._kept(f"jax:{name}", eqn, arguments, calls, call, parameter)
+            if not self.enter:
+                return self._kept(eqn.primitive.name, eqn, arguments, calls, call, parameter)
+        return self.flatten(jaxpr, consts, arguments, (*calls, call))
 
-    def _kept(self, eqn, arguments, calls, name, parameter) -> tuple[Variable, ...]:
-        call = Call("kept", name, versions.source(eqn), True)
+    def _kept(self, name, eqn, arguments, calls, call, parameter) -> tuple[Variable, ...]:
         outputs = tuple(_variable(v) for v in eqn.outvars)
         program = self._inner(eqn.params[parameter], (*calls, call))
         self.equations.append(
             Equation(
-                *(f"jax:{name}", arguments, outputs),
+                *(name, arguments, outputs),
                 programs={"body": program},
                 calls=calls,
                 locate=functools.partial(versions.source, eqn),
+                primitive=versions.Whole(eqn, eqn.params[parameter]),
+                called=call,
             )
         )
         return outputs
@@ -198,7 +211,7 @@ class _Capture:
     def _inner(self, held, calls):
         if isinstance(held, tuple):
             return tuple(None if x is None else self._inner(x, calls) for x in held)
-        return _Capture(self.keep, calls).program(held)
+        return _Capture(self.keep, self.enter, calls).program(held)
 
 
 def _variable(var) -> Variable:

@@ -5,10 +5,13 @@ equation   outputs = primitive(inputs; params), with the user's file and line
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .drawing import Annotation
 
 
 class UnsupportedPrimitive(NotImplementedError):
@@ -88,6 +91,7 @@ class Equation:
       calls: the calls, loops and branches around it, outermost first.
       locate: gives the source; see `source`.
       primitive: what evaluates it, for `evaluate`.
+      called: of a call that stays an equation, what is called.
     """
 
     name: str
@@ -98,6 +102,7 @@ class Equation:
     calls: tuple[Call, ...] = ()
     locate: Callable[[], Source] = lambda: UNKNOWN
     primitive: Any = None
+    called: Call | None = None
 
     @property
     def source(self) -> Source:
@@ -143,6 +148,13 @@ class Program:
     out_tree: Any = None
     names: tuple[str, ...] = ()
 
+    def everything(self) -> Iterator[Equation]:
+        """All equations, those of the programs inside equations too."""
+        for equation in self.equations:
+            yield equation
+            for _, program in equation.inner:
+                yield from program.everything()
+
     def __str__(self):
         labels = _Labels()
         lines = [f"inputs: {', '.join(map(labels.typed, self.inputs))}"]
@@ -151,6 +163,69 @@ class Program:
             lines.append(f"constants: {', '.join(constants)}")
         lines += _lines(self, labels, indent="")
         return "\n".join([*lines, f"outputs: {' '.join(map(labels, self.outputs))}"])
+
+    def keys(self) -> "dict[Equation | Variable, str]":
+        """The name of every equation and input, also of the programs inside, in a drawing.
+
+        An input has its path, or `in0`, `in1`, ... where it has none; an equation its number and
+        primitive; what is inside an equation stands behind a slash.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from funcbackprop.graph import trace
+        >>> f = trace(lambda p, x: jax.lax.scan(lambda c, t: (c * t, None), p["w"], x)[0])
+        >>> list(f({"w": 1.0}, jnp.ones(3)).keys().values())[:4]
+        ["[0]['w']", '[1]', '0:scan', '0:scan/jaxpr/in0']
+        """
+        from .drawing import keys
+
+        return keys(self)
+
+    def to_mermaid(self) -> str:
+        """The program as a flowchart in Mermaid, which many editors and code hosts draw.
+
+        One node for each input, constant, equation (primitive, type of its output, source) and
+        output; subgraphs for calls, for the functions that equations come from, and for programs
+        inside equations. Mermaid draws up to 500 edges and 50,000 characters unless configured
+        otherwise (`maxEdges`, `maxTextSize`); `to_html` has no such limit.
+
+        >>> import jax.numpy as jnp
+        >>> from funcbackprop.graph import trace
+        >>> print(trace(jnp.tanh)(1.0).to_mermaid().splitlines()[1].strip())
+        n0(["[0]<br>float32[]"]):::input
+        """
+        from .mermaid import mermaid
+
+        return mermaid(self)
+
+    def to_html(
+        self,
+        annotations: "Mapping[str, Annotation] | None" = None,
+        title: str = "Computational graph",
+    ) -> str:
+        """The program as one page of HTML that needs no network: a graph to move around in.
+
+        Calls, functions, loops and branches open and close; a node shows its primitive, types and
+        source, and its details when it is chosen.
+
+        Args:
+          annotations: key of an equation or input (see `keys`) -> `Annotation`: a text, a verdict
+            and a number to show there.
+          title: heading of the page.
+
+        Raises:
+          ValueError: an unknown key or level; the text says what they look like.
+          TypeError: a value that is not an `Annotation`.
+
+        >>> import jax.numpy as jnp
+        >>> from funcbackprop.graph import Annotation, trace
+        >>> program = trace(lambda w, x: jnp.tanh(w * x))(1.0, 2.0)
+        >>> page = program.to_html({"1:tanh": Annotation("saturated", "note", 1e-7)})
+        >>> page.startswith("<!DOCTYPE html>"), "saturated" in page
+        (True, True)
+        """
+        from .page import page
+
+        return page(self, annotations, title)
 
 
 class _Labels:

@@ -12,6 +12,7 @@ from jax.extend import core
 from .program import UNKNOWN, Source
 
 _lax: Any = jax.lax
+_core: Any = getattr(jax, "core")  # noqa: B009
 _experimental: Any = jax.experimental
 _HERE = os.path.dirname(__file__)
 
@@ -102,3 +103,25 @@ def function_name(jaxpr: Any, eqn: Any) -> tuple[str, bool]:
     file = place.rpartition(":")[0]
     name = eqn.params.get("name") or name or "?"
     return str(name), bool(file) and not source_info_util.is_user_filename(file)
+
+
+class Whole:
+    """A call that is evaluated as it stands, with the derivative rule that it brings.
+
+    Binding by hand would need `Primitive.get_bind_params`, whose result differs between versions.
+
+    Args:
+      eqn: the call.
+      body: its program; it lends the names that JAX wants a program to have.
+    """
+
+    multiple_results = True
+
+    def __init__(self, eqn: Any, body: Any):
+        self._places = {v: k for k, v in enumerate(eqn.invars) if is_variable(v)}
+        self._jaxpr = open_jaxpr(body)[0].replace(
+            constvars=[], invars=list(self._places), outvars=eqn.outvars, eqns=[eqn]
+        )
+
+    def bind(self, *values: Any, **params: Any) -> list[Any]:
+        return _core.eval_jaxpr(self._jaxpr, (), *(values[k] for k in self._places.values()))

@@ -1,16 +1,19 @@
-"""The backward pass: the tape walked backwards, cotangents added where paths meet."""
+"""The backward pass: the tape walked backwards, cotangents added where paths meet.
 
-from collections.abc import Sequence
+Beside each cotangent two more travel if bounds are wanted, which together say how far rounding may
+take the program's own gradient from it: `spread`, the variance of independent roundings, each made
+as large as the program's dtype says, and `drift`, the difference that the program's own values make
+against those in float64. See `rounding`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .rules.kinds import Array
+from . import rounding
+from .rules.kinds import Array, Local
 from .tape import INACTIVE, Step, Value
-
-# A sum that is this much smaller than its terms has lost digits, and what is computed from it
-# inherits the loss. Smaller cancellations are ordinary: a tolerance has room for them.
-_CANCELLED = 0.1
 
 
 class Cotangent(NamedTuple):
@@ -18,27 +21,60 @@ class Cotangent(NamedTuple):
 
     Attributes:
       value: float64 or complex128, in the shape of the value.
-      square: sum of the squares of the terms that were added to form each element, or None where
-        sizes are not wanted.
-      lost: what size of terms the digits that were lost on the way would have belonged to.
+      spread: variance of the roundings of each element; None where bounds are not wanted.
+      drift: what the program's own values add to `value`; None is zero.
+      steady: sum of the roundings of the sums that formed it one after the other, all to one side.
+      unit: the unit roundoff of the cotangent in the program.
       unaudited: what it passed that could not be followed.
       fresh: whether `value` belongs to this cotangent alone, so that it may be added to in place.
     """
 
     value: Array
-    square: Array | None = None
-    lost: float = 0.0
+    spread: Array | None = None
+    drift: Array | None = None
+    steady: Array | None = None
+    unit: float = 0.0
     unaudited: frozenset[str] = frozenset()
     fresh: bool = False
 
     @property
-    def size(self) -> float:
-        """The size m of the terms that form an element: what rounding is relative to."""
-        return max(_root(self.square), self.lost)
+    def variance(self) -> Array:
+        """The spread, with that of sums whose roundings do not average out."""
+        if self.steady is None:
+            return self.spread
+        return self.spread + (rounding.ONE_BY_ONE * self.steady) ** 2
+
+    @property
+    def deviation(self) -> Array:
+        """Standard deviation of the rounding of each element of the program's own cotangent."""
+        return rounding.deviation(self.variance, self.drift)
+
+
+class Seen(NamedTuple):
+    """What a watcher of `pull_back` sees at a step, before its contributions are added.
+
+    Attributes:
+      step: the step.
+      reached: the cotangents of its outputs; None where nothing flows.
+      dys: their values, with zeros where nothing flows; None for outputs that are no floats.
+      terms: the contribution to each input; None where there is none.
+    """
+
+    step: Step
+    reached: Sequence[Cotangent | None]
+    dys: Sequence[Array | None]
+    terms: Sequence[Cotangent | None]
 
 
 def pull_back(
-    steps: Sequence[Step], outputs: Sequence[Value], dys: Sequence[Array], sizes: bool = False
+    steps: Sequence[Step],
+    outputs: Sequence[Value],
+    dys: Sequence[Array],
+    bounds: bool = False,
+    *,
+    variant: Callable[[Step], Local] | None = None,
+    watch: Callable[[Seen], None] | None = None,
+    stops: Mapping[int, Callable[[dict[int, Cotangent]], None]] | None = None,
 ) -> dict[int, Cotangent]:
     """id -> cotangent of the values that no step has as its output: the inputs of the tape.
 
@@ -46,82 +82,78 @@ def pull_back(
       steps: in the order of the forward pass.
       outputs: where the walk begins; those that no gradient flows through are passed over.
       dys: the cotangent of each output.
-      sizes: whether to follow the squares of terms too.
+      bounds: whether to follow the roundings too.
+      variant: another `Local` at which a step is pulled back; None takes `step.local`.
+      watch: called at each step that is reached, last step first.
+      stops: number -> called with the cotangents found when the steps from this number on are done.
     """
     found: dict[int, Cotangent] = {}
     for value, dy in zip(outputs, dys, strict=True):
         if value.id != INACTIVE:
-            term = Cotangent(dy, np.abs(dy) ** 2 if sizes else None)
+            term = _seed(value, dy, bounds)
             found[value.id] = _add(found[value.id], term) if value.id in found else term
-    for step in reversed(steps):
+    for number in reversed(range(len(steps))):
+        if stops and number + 1 in stops:
+            stops[number + 1](found)
+        step = steps[number]
         reached = [found.pop(i, None) for i in step.outputs]
         if any(out is not None for out in reached):
-            for i, term in _terms(step, reached, sizes):
-                found[i] = _add(found[i], term) if i in found else term
+            local = step.local if variant is None else variant(step)
+            terms = contributions(step, local, reached, bounds)
+            if watch is not None:
+                watch(Seen(step, reached, _values(step, reached), terms))
+            for i, term in zip(step.inputs, terms, strict=True):
+                if term is not None:
+                    found[i] = _add(found[i], term) if i in found else term
     return found
 
 
-def _terms(step: Step, outputs, sizes):
-    """(id, contribution) for each active input of a step."""
-    local, rule = step.local, step.rule
-    unaudited = frozenset().union(*(out.unaudited for out in outputs if out is not None))
-    if rule.opaque:
-        unaudited |= {f"{step.equation.name} at {step.equation.source}: {rule.opaque}"}
-    dys = [_dense(out, i, y) for out, i, y in zip(outputs, step.outputs, local.y, strict=True)]
-    with np.errstate(all="ignore"):
-        terms = rule.pull(local, dys)
-        squares = _squares(step, outputs, dys, terms) if sizes else [None] * len(terms)
-    for k, i in enumerate(step.inputs):
-        if i != INACTIVE and (terms[k] is not None or unaudited):
-            value, square = _fitting(step, k, terms[k]), squares[k]
-            if sizes and square is None:
-                square = np.zeros(np.shape(value))
-            lost = _lost(rule, outputs, square) if sizes else 0.0
-            yield i, Cotangent(value, square, lost, unaudited)
+def _seed(value: Value, dy, bounds) -> Cotangent:
+    unit = rounding.unit_of(value)
+    return Cotangent(dy, rounding.once(dy, unit) if bounds else None, unit=unit)
 
 
-def _dense(out, i, y):
-    """The cotangent of an output, zeros where nothing flows, None where it is no float."""
-    if out is not None:
-        return out.value
-    return None if i == INACTIVE else np.zeros_like(y)
+def _values(step: Step, reached) -> list:
+    """The cotangent of each output, zeros where nothing flows, None where it is no float."""
+    values = zip(reached, step.outputs, step.local.y, strict=True)
+    return [
+        (None if i == INACTIVE else np.zeros_like(y)) if out is None else out.value
+        for out, i, y in values
+    ]
 
 
-def _squares(step, outputs, dys, terms):
-    """Squares of the terms that each contribution is the sum of.
+def contributions(
+    step: Step, local: Local, reached: Sequence[Cotangent | None], bounds: bool = False
+) -> list[Cotangent | None]:
+    """What a step adds to the cotangent of each input; None for those that are not active.
 
-    A rule that only moves values keeps the terms they are the sums of.
+    Args:
+      local: where it is pulled back.
+      reached: the cotangents of its outputs.
     """
     rule = step.rule
-    if rule.square is None:
-        return [None if term is None else np.abs(term) ** 2 for term in terms]
-    if not rule.exact:
-        return rule.square(step.local, [None if dy is None else np.abs(dy) ** 2 for dy in dys])
-    kept = [dy if out is None else out.square for out, dy in zip(outputs, dys, strict=True)]
-    return rule.square(step.local, kept)
-
-
-def _lost(rule, outputs, square) -> float:
-    """What was lost before, or is lost now because an output's cotangent cancelled.
-
-    Without this, softmax - onehot near the optimum would look as exact as any other number.
-    """
-    found = [out for out in outputs if out is not None]
-    if rule.exact:
-        return max(out.lost for out in found)
-    growth = max(map(_growth, found))
-    return growth * _root(square) if growth > 1 else 0.0
-
-
-def _growth(out: Cotangent) -> float:
-    """By how much the rounding of a cotangent is larger than its value suggests, at least 1."""
-    value = float(np.max(np.abs(out.value), initial=0.0))
-    size = max(_CANCELLED * _root(out.square), out.lost)
-    return max(1.0, size / value) if 0 < value < np.inf and size < np.inf else 1.0
-
-
-def _root(square: Array) -> float:
-    return float(np.sqrt(np.max(square, initial=0.0)))
+    unaudited = frozenset().union(*(out.unaudited for out in reached if out is not None))
+    if rule.opaque:
+        unaudited |= {f"{step.equation.name} at {step.equation.source}: {rule.opaque}"}
+    dys = _values(step, reached)
+    with np.errstate(all="ignore"):
+        values = rule.pull(local, dys)
+        errors = rounding.pulled(step, local, reached, dys, values) if bounds else None
+    wanted = [
+        i != INACTIVE and (value is not None or bool(unaudited))
+        for i, value in zip(step.inputs, values, strict=True)
+    ]
+    return [
+        Cotangent(
+            _fitting(step, k, values[k]),
+            *(errors[k] if errors else (None, None)),
+            unit=step.rounding.unit(k) if bounds else 0.0,
+            unaudited=unaudited,
+        )
+        if wanted[k]
+        else None
+        for k in range(len(values))
+    ]
 
 
 def _fitting(step: Step, k: int, term):
@@ -138,9 +170,12 @@ def _fitting(step: Step, k: int, term):
 
 
 def _add(a: Cotangent, b: Cotangent) -> Cotangent:
-    square = None if a.square is None else a.square + b.square
-    fields = (square, max(a.lost, b.lost), a.unaudited | b.unaudited, True)
-    if a.fresh and a.value.dtype == np.result_type(a.value, b.value):
-        np.add(a.value, b.value, out=a.value)
-        return Cotangent(a.value, *fields)
-    return Cotangent(np.asarray(a.value + b.value), *fields)
+    fresh = a.fresh and a.value.dtype == np.result_type(a.value, b.value)
+    value = np.add(a.value, b.value, out=a.value) if fresh else np.asarray(a.value + b.value)
+    unit, unaudited = max(a.unit, b.unit), a.unaudited | b.unaudited
+    if a.spread is None or b.spread is None:
+        return Cotangent(value, unit=unit, unaudited=unaudited, fresh=True)
+    spread = a.spread + b.spread + rounding.once(value, unit)
+    drift = rounding.added(a.drift, b.drift)
+    steady = rounding.added(rounding.added(a.steady, b.steady), unit * np.abs(value))
+    return Cotangent(value, spread, drift, steady, unit, unaudited, fresh=True)

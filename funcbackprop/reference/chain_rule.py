@@ -1,17 +1,18 @@
 """The general reference: any JAX function, walked backwards in float64 NumPy."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..contract import batch_size, checked_params, checked_weights, leaf_names, scalar_loss
-from ..graph import UnsupportedPrimitive, to_numpy, trace, wide_dtype
+from ..graph import Program, UnsupportedPrimitive, to_numpy, trace, wide_dtype
 from .backward import Cotangent, pull_back
+from .rounding import SHADOW_SCALE
 from .rules import LIBRARY, RULES, STRUCTURED
-from .tape import Decision, Tape
+from .tape import Decision, Tape, Value
 
 
 def vjp(fun: Callable, *primals: Any) -> tuple[Any, "Pullback"]:
@@ -43,13 +44,29 @@ def vjp(fun: Callable, *primals: Any) -> tuple[Any, "Pullback"]:
     >>> print(dw.round(3).tolist(), dx.round(3))
     [[0.0, 1.0], [0.0, 0.42]] [1.   0.42]
     """
-    return _record(fun, primals, tuple(range(len(primals))))
+    return record(fun, primals, range(len(primals)))
 
 
-def _record(fun, primals, wanted):
-    """`vjp`, with gradients for the primals of these numbers only."""
-    program = trace(fun, keep=LIBRARY)(*primals)
-    tape = Tape(RULES, STRUCTURED)
+def record(
+    fun: Callable,
+    primals: Sequence[Any],
+    wanted: Sequence[int],
+    *,
+    bounds: bool = False,
+    platform: str = "cpu",
+    structured: Mapping[str, Callable] = STRUCTURED,
+    observe: Callable | None = None,
+) -> tuple[Any, "Pullback"]:
+    """`vjp`, with gradients for the primals of these numbers only.
+
+    Args:
+      bounds: whether to follow roundings, flips and ties too; see `rounding` and `decisions`.
+      platform: where the program's own gradient was computed, for the precision of its products.
+      structured: how equations with programs of their own are run.
+      observe: called with each equation, its inputs and its outputs, as values.
+    """
+    program = trace(fun, keep=LIBRARY, enter=False)(*primals)
+    tape = Tape(RULES, structured, _bounds_of(program) if bounds else "", platform, observe)
     numbers = [k for k, tree in enumerate(primals) for _ in jax.tree.leaves(tree)]
     inputs = []
     for k, variable, leaf in zip(numbers, program.inputs, jax.tree.leaves(primals), strict=True):
@@ -57,11 +74,16 @@ def _record(fun, primals, wanted):
         floating = wide_dtype(variable.dtype) is not None
         inputs.append(tape.variable(own) if floating and k in wanted else tape.constant(own))
     outputs = tape.run(program, inputs)
-    pullback = Pullback(
-        *(tuple(tape.steps), tuple(inputs), tuple(outputs)),
-        *(program.in_tree, program.out_tree, tuple(tape.decisions)),
-    )
+    pullback = Pullback(tape, program, tuple(inputs), tuple(outputs))
     return jax.tree.unflatten(program.out_tree, [v.wide for v in outputs]), pullback
+
+
+def _bounds_of(program: Program) -> str:
+    """By what the rounding of a program is bounded; see `Tape`."""
+    atoms = {*program.inputs, *(x for equation in program.everything() for x in equation.outputs)}
+    wide = ((x.dtype, wide_dtype(x.dtype)) for x in atoms)
+    # A NumPy dtype compares equal to None.
+    return "own" if any(w is not None and w != own for own, w in wide) else "shadow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +104,26 @@ class Pullback:
       UnsupportedPrimitive: a gradient passes something that cannot be followed, such as a callback.
 
     Attributes:
-      decisions: the discrete decisions (comparisons, selections, orders) that float64 would have
-        taken otherwise. The program's own were replayed.
+      tape: the steps that were recorded, and the decisions that float64 would take otherwise.
+      program: what was followed.
+      inputs, outputs: its values.
     """
 
-    steps: tuple
-    inputs: tuple
-    outputs: tuple
-    in_tree: Any
-    out_tree: Any
-    decisions: tuple[Decision, ...]
+    tape: Tape
+    program: Program
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The discrete decisions (comparisons, selections, orders) that float64 would have taken
+        otherwise. The program's own were replayed."""
+        return tuple(self.tape.decisions)
+
+    @property
+    def scale(self) -> float:
+        """What deviations are multiplied with: less than 1 for those of a shadow."""
+        return SHADOW_SCALE if self.tape.bounds == "shadow" else 1.0
 
     def __call__(self, cotangents: Any) -> tuple:
         found = self.cotangents(cotangents)
@@ -101,27 +133,27 @@ class Pullback:
                 "`pullback`: the gradient passes what the reference cannot follow:\n"
                 + "\n".join(f"  {reason}" for reason in reasons)
             )
-        return jax.tree.unflatten(self.in_tree, [c.value for c in found])
+        return jax.tree.unflatten(self.program.in_tree, [c.value for c in found])
 
-    def cotangents(self, cotangents: Any, sizes: bool = False) -> list[Cotangent]:
-        """A `Cotangent` for each leaf of the primals: its gradient, and what is known of it."""
-        found = pull_back(self.steps, self.outputs, self._checked(cotangents), sizes)
-        return [self._gradient(value, found, sizes) for value in self.inputs]
+    def cotangents(self, cotangents: Any, **options: Any) -> list[Cotangent]:
+        """A `Cotangent` for each leaf of the primals; `options` are those of `pull_back`."""
+        found = pull_back(self.tape.steps, self.outputs, self._checked(cotangents), **options)
+        return [self._gradient(value, found) for value in self.inputs]
 
-    def _gradient(self, value, found, sizes) -> Cotangent:
+    def _gradient(self, value, found) -> Cotangent:
         if value.id in found:
             return found[value.id]
         shape = np.shape(value.wide)
         floating = wide_dtype(value.wide.dtype) is not None
         dtype = value.wide.dtype if floating else jax.dtypes.float0
-        return Cotangent(np.zeros(shape, dtype), np.zeros(shape) if sizes else None)
+        return Cotangent(np.zeros(shape, dtype), np.zeros(shape))
 
     def _checked(self, cotangents):
         leaves, tree = jax.tree.flatten(cotangents)
-        if tree != self.out_tree:
+        if tree != self.program.out_tree:
             raise ValueError(
                 "`pullback`: `cotangents` must have the structure of the outputs, "
-                f"{self.out_tree}, got {tree}"
+                f"{self.program.out_tree}, got {tree}"
             )
         shapes = [np.shape(value.wide) for value in self.outputs]
         if [np.shape(leaf) for leaf in leaves] != shapes:
@@ -165,8 +197,8 @@ class Details:
       value: sum_i w_i l_i / sum_i w_i, a float.
       aux: what the loss returned beside it, stacked over the examples kept; None without.
       grads: the gradient of `value`, float64, in the structure of the parameters.
-      sizes: for each leaf the size m of the terms that form an element: the largest root of the sum
-        of their squares, and more where a cotangent on the way cancelled and lost digits.
+      deviations: for each leaf the standard deviation by which rounding takes each element of the
+        program's own gradient from this one; see `rounding`.
       decisions: see `Pullback`.
       unaudited: leaf name -> what stands between it and the loss that could not be followed.
     """
@@ -174,7 +206,7 @@ class Details:
     value: float
     aux: Any
     grads: Any
-    sizes: Any
+    deviations: Any
     decisions: tuple[Decision, ...]
     unaudited: Mapping[str, tuple[str, ...]]
 
@@ -198,7 +230,7 @@ class ChainRuleGradient:
     __name__ = "chain_rule"
 
     def __call__(self, params: Any, batch: Any, weights: Any = None) -> tuple[Any, Any]:
-        found = self.details(params, batch, weights)
+        found = self._details(params, batch, weights, bounds=False)
         if found.unaudited:
             raise UnsupportedPrimitive(
                 "`chain_rule`: gradients pass what the reference cannot follow:\n"
@@ -207,28 +239,59 @@ class ChainRuleGradient:
         return (found.value, found.aux) if self.has_aux else found.value, found.grads
 
     def details(self, params: Any, batch: Any, weights: Any = None) -> Details:
-        """The gradient with the sizes of its terms, and what could not be followed."""
+        """The gradient with the rounding of the program's own, and what could not be followed."""
+        return self._details(params, batch, weights, bounds=True)
+
+    def _details(self, params, batch, weights, bounds) -> Details:
         checked_params(params, "chain_rule")
-        batch, shares = _rows_with_weight(batch, weights)
         loss = scalar_loss(self.loss, self.has_aux, "chain_rule")
-        losses = jax.vmap(loss, in_axes=(None, 0))
-        (values, aux), pullback = _record(losses, (params, batch), (0,))
-        zeros = jax.tree.map(lambda x: np.zeros(np.shape(x)), aux)
-        count = len(jax.tree.leaves(params))
-        found = pullback.cotangents((shares, zeros), sizes=True)[:count]
-        tree = jax.tree.structure(params)
+        mean = follow(loss, params, batch, weights, bounds=bounds)
+        found, tree = mean.gradients(bounds=bounds), jax.tree.structure(params)
+        scale = mean.pullback.scale
         return Details(
-            float(shares @ values),
-            aux if self.has_aux else None,
+            mean.value,
+            mean.aux if self.has_aux else None,
             tree.unflatten([c.value for c in found]),
-            tree.unflatten([c.size for c in found]),
-            pullback.decisions,
+            tree.unflatten([scale * c.deviation for c in found]) if bounds else None,
+            mean.pullback.decisions,
             {
                 name: tuple(sorted(c.unaudited))
                 for name, c in zip(leaf_names(params), found, strict=True)
                 if c.unaudited
             },
         )
+
+
+class MeanLoss(NamedTuple):
+    """The mean loss of a batch, followed; the examples are one program.
+
+    Attributes:
+      value: sum_i w_i l_i / sum_i w_i.
+      aux: what the loss returned beside it, stacked over the examples kept.
+      pullback: of (losses [rows], aux).
+      seed: the cotangents from which the gradient of `value` comes.
+      leaves: how many leaves the parameters have; they are the first inputs.
+    """
+
+    value: float
+    aux: Any
+    pullback: Pullback
+    seed: Any
+    leaves: int
+
+    def gradients(self, **options: Any) -> list[Cotangent]:
+        """A `Cotangent` for each parameter leaf; `options` are those of `pull_back`."""
+        return self.pullback.cotangents(self.seed, **options)[: self.leaves]
+
+
+def follow(loss: Callable, params: Any, batch: Any, weights: Any, **options: Any) -> MeanLoss:
+    """The mean of `loss(params, example) -> (scalar, aux)` on the tape; `options` of `record`."""
+    batch, shares = _rows_with_weight(batch, weights)
+    losses = jax.vmap(loss, in_axes=(None, 0))
+    (values, aux), pullback = record(losses, (params, batch), (0,), **options)
+    zeros = jax.tree.map(lambda x: np.zeros(np.shape(x)), aux)
+    count = len(jax.tree.leaves(params))
+    return MeanLoss(float(shares @ values), aux, pullback, (shares, zeros), count)
 
 
 def _rows_with_weight(batch, weights):

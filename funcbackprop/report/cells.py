@@ -117,13 +117,15 @@ def checked_leaves(run: Run) -> tuple[str, list, list]:
             leaf["leaf"],
             leaf["verdict"],
             leaf["relative_error"],
-            leaf.get("cosine_error"),
-            str(leaf.get("worst_index", "")),
+            leaf["error_in_bounds"],
+            tables.percent(leaf.get("resolution")),
+            leaf.get("reason") or "",
         ]
         for row in run.checks
         for leaf in row["leaves"]
     ]
-    headers = ["seed", "step", "leaf", "verdict", "relative error", "cosine error", "worst element"]
+    about = ["relative error", "error / bound", "would notice", "reason"]
+    headers = ["seed", "step", "leaf", "verdict", *about]
     return "Every comparison", rows, headers
 
 

@@ -247,13 +247,13 @@ def check(run: Run) -> list[str]:
     name = run.checks[0].get("reference", "given")
     references = "references" if " and " in name else "reference"
     where = f"the {name} {references} at the compared steps ({steps})"
-    wrong = {x["leaf"]: x["verdict"] for x in leaves if x["verdict"] != "agrees"}
+    wrong = {x["leaf"]: x["verdict"] for x in leaves if not x["ok"]}
     total = len({x["leaf"] for x in leaves})
     if wrong:
         reasons = dict.fromkeys(x["reason"] for x in leaves if x.get("reason"))
-        return [*_disagreement(wrong, total, where), *(f"Not audited: {x}." for x in reasons)]
-    errors = [x["relative_error"] for x in leaves if x["relative_error"] is not None]
-    largest = f"; the largest relative error was {number(max(errors))}" if errors else ""
+        return [*_disagreement(wrong, total, where), *(f"{x}." for x in reasons)]
+    errors = [x["error_in_bounds"] for x in leaves if x["error_in_bounds"] is not None]
+    largest = f"; the largest error was {number(max(errors))} of its bound" if errors else ""
     return [f"All {total} leaves agreed with {where}{largest}."]
 
 
@@ -261,6 +261,6 @@ def _disagreement(wrong, total, where):
     named = [f"{leaf} ({verdict})" for leaf, verdict in wrong.items()]
     shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
     sentences = [f"{len(wrong)} of {total} leaves were not found to agree with {where}: {shown}."]
-    if set(wrong.values()) - {"not audited"}:
+    if set(wrong.values()) - {"not audited", "precision"}:
         sentences.append("Until this is explained, trust no other number of this report.")
     return sentences

@@ -31,12 +31,18 @@ GLOSSARY = (
     ),
     (
         "Relative error",
-        "max|a - b| / max(max|b|, m) over the elements of a leaf: a is JAX's gradient, b the "
-        "reference, m the size of the terms that are added to form an element (0 where the "
-        "reference does not know it). Up to the tolerance, 1e-5 in float32 and 1e-12 in float64, "
-        "the leaf agrees.",
+        "max|a - b| / max|b| over the elements of a leaf: a is JAX's gradient, b the reference; "
+        "in units of the bound where that is larger than b.",
     ),
-    ("Cosine error", "1 - cos(a, b), of the leaf as one vector: 0 for the same direction."),
+    (
+        "Error / bound",
+        "|a - b| of an element in units of what rounding explains there: seven standard deviations "
+        "of its rounding, in the dtypes of the program. Up to 1 the element agrees.",
+    ),
+    (
+        "Would notice",
+        "The smallest change of a whole leaf, by a common factor, that would exceed the bound.",
+    ),
     ("Leaf", "One array of the parameters, named by its path in the tree."),
     (
         "Several seeds",

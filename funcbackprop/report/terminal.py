@@ -64,18 +64,15 @@ def _check_lines(run):
 
 def _at_step(step, rows):
     leaves = [(row["seed"], leaf) for row in rows for leaf in row["leaves"]]
-    agree = sum(leaf["verdict"] == "agrees" for _, leaf in leaves)
-    errors = [x["relative_error"] for _, x in leaves if x["relative_error"] is not None]
-    largest = f"largest relative error {tables.number(max(errors))}, " if errors else ""
-    tolerance = f"tolerance {tables.number(rows[0].get('tolerance'))}"
+    agree = sum(leaf["ok"] for _, leaf in leaves)
+    errors = [x["error_in_bounds"] for _, x in leaves if x["error_in_bounds"] is not None]
+    largest = f" (largest error {tables.number(max(errors))} of its bound)" if errors else ""
     seeds = f" over {len(rows)} seeds" if len(rows) > 1 else ""
-    lines = [
-        f"  step {step:,}: {agree} of {len(leaves)} leaves agree{seeds} ({largest}{tolerance})"
-    ]
+    lines = [f"  step {step:,}: {agree} of {len(leaves)} leaves agree{seeds}{largest}"]
     wrong = [
         f"    {x['leaf']}: {x['verdict']}" + (f", seed {seed}" if seeds else "")
         for seed, x in leaves
-        if x["verdict"] != "agrees"
+        if not x["ok"]
     ]
     more = [f"    and {len(wrong) - _MOST_LEAVES} more"] if len(wrong) > _MOST_LEAVES else []
     return [*lines, *wrong[:_MOST_LEAVES], *more]

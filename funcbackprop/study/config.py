@@ -43,14 +43,52 @@ class UsageError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Train a model and record loss and accuracy."""
+class ProblemConfig:
+    """Which model, on which data."""
 
     model: str = "mlp"
     """mlp, convnet, lstm or transformer; or module:problem, an fb.Problem in a Python module."""
     data: str | None = None
     """digits, text, a .npz file (arrays x, y, optional x_test, y_test) or a .txt file. By default
     what fits the model: digits or text."""
+    seed: int = 0
+    """Seed of the initial parameters, the order of the data and dropout."""
+    length: int = 64
+    """Characters in a sequence, for text."""
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return (self.seed,)
+
+    def check(self) -> None:
+        """Raise UsageError for a value that no run could have."""
+        if self.length < 1:
+            raise UsageError(f"--length must be at least 1, got {self.length}")
+        if any(seed < 0 for seed in self.all_seeds):
+            raise UsageError(f"seeds must not be negative, got {list(self.all_seeds)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckConfig(ProblemConfig):
+    """Check the gradient of a model at its initial parameters; exit status 1 on a finding."""
+
+    examples: int = 32
+    """Examples in the batch, of the test set if there is one."""
+    intended: tuple[str, ...] = ()
+    """Functions, primitives or leaves that are meant to depart from the chain rule."""
+    html: Path | None = None
+    """Also write the computational graph with what was found to this file."""
+
+    def check(self) -> None:
+        super().check()
+        if self.examples < 1:
+            raise UsageError(f"--examples must be at least 1, got {self.examples}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(ProblemConfig):
+    """Train a model and record loss and accuracy."""
+
     steps: int = 1000
     """Number of updates."""
     batch_size: int = 64
@@ -59,12 +97,8 @@ class TrainConfig:
     """An optax optimizer: adam, adamw, sgd, lion, ..."""
     learning_rate: float = 1e-3
     """The learning rate."""
-    seed: int = 0
-    """Seed of the initial parameters, the order of the data and dropout."""
     seeds: tuple[int, ...] = ()
     """Several seeds instead of one: the report shows mean and spread."""
-    length: int = 64
-    """Characters in a sequence, for text."""
     name: str | None = None
     """Name of the run; by default data and model."""
     out: Path = Path("runs")
@@ -91,8 +125,8 @@ class TrainConfig:
         }
 
     def check(self) -> None:
-        """Raise UsageError for a value that no run could have."""
-        whole = {"steps": self.steps, "batch-size": self.batch_size, "length": self.length}
+        super().check()
+        whole = {"steps": self.steps, "batch-size": self.batch_size}
         for option, value in whole.items():
             if value < 1:
                 raise UsageError(f"--{option} must be at least 1, got {value}")
@@ -102,8 +136,6 @@ class TrainConfig:
             raise UsageError(
                 f"--optimizer: unknown {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}"
             )
-        if any(seed < 0 for seed in self.all_seeds):
-            raise UsageError(f"seeds must not be negative, got {list(self.all_seeds)}")
         if len(set(self.seeds)) != len(self.seeds):
             raise UsageError(f"--seeds must differ from each other, got {list(self.seeds)}")
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):

@@ -225,9 +225,9 @@ def _over_seeds(last: Mapping[int, Mapping]) -> dict[str, Any]:
 
 
 def _verdict(checks: list[dict]) -> dict[str, Any]:
-    errors = [x["relative_error"] for row in checks for x in row["leaves"]]
+    errors = [x["error_in_bounds"] for row in checks for x in row["leaves"]]
     return {
         "ok": all(row["ok"] for row in checks),
-        "worst_relative_error": None if None in errors else max(errors, default=0.0),
+        "worst_error_in_bounds": None if None in errors else max(errors, default=0.0),
         "compared_at": sorted({row["step"] for row in checks}),
     }

@@ -1,7 +1,7 @@
 """What a study measures on the way: hooks for `fit` that return rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from ..check import LeafCheck
-from ..check.gradients import TOLERANCE, check_with
+from ..check import GradientCheck, LeafCheck
+from ..check.gradients import check_with
+from ..check.result import ADVICE
 from ..contract import Problem, attach_keys, batch_size
 from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
@@ -117,8 +118,9 @@ class Noise:
 class Check:
     """The gradient held against the chain rule, and against the problem's own reference."""
 
-    def __init__(self, problem: Problem, seed: int, examples: int):
+    def __init__(self, problem: Problem, seed: int, examples: int, intended: Sequence[str] = ()):
         self._problem = problem
+        self._intended = intended
         if problem.test_data is not None:
             data, weights = problem.test_data, _weights(None, problem.test_data)
         else:
@@ -133,32 +135,31 @@ class Check:
             self._references = {name: given, **self._references}
 
     def __call__(self, params) -> dict[str, Any]:
+        reference = " and ".join(self._references)
+        return {**self.report(params).to_dict(), "reference": reference}
+
+    def report(self, params) -> GradientCheck:
+        """By all references: of each leaf the worst verdict."""
         reports = check_with(
             *(list(self._references.values()), self._problem.loss, params, self._batch),
             grads=None,
             weights=None if jnp.all(self._weights == 1) else self._weights,
             has_aux=self._problem.has_aux,
+            intended=self._intended,
         )
-        leaves = [
-            max(of_leaf, key=_how_bad)
+        leaves = tuple(
+            min(of_leaf, key=_rank)
             for of_leaf in zip(*(report.leaves for report in reports), strict=True)
-        ]
-        dtypes = {jnp.result_type(p).name for p in jax.tree.leaves(params)}
-        about = {
-            "reference": " and ".join(self._references),
-            "dtype": max(dtypes, key=lambda name: TOLERANCE.get(name, 0.0)),
-            "tolerance": max(leaf.tolerance or 0.0 for leaf in leaves),
-        }
-        merged = dataclasses.replace(reports[0], leaves=tuple(leaves))
-        return {**merged.to_dict(), **about}
+        )
+        notes = tuple(dict.fromkeys(note for report in reports for note in report.notes))
+        return dataclasses.replace(reports[0], leaves=leaves, notes=notes)
 
 
-# Of two comparisons of one leaf, the worse counts; one that could not be made counts least.
-_VERDICTS = ("not audited", "agrees", "differs", "not finite")
-
-
-def _how_bad(leaf: LeafCheck) -> tuple[int, float]:
-    return _VERDICTS.index(leaf.verdict), leaf.relative_error or 0.0
+def _rank(leaf: LeafCheck) -> tuple[int, float]:
+    """The worst first; a comparison that could not be made counts least."""
+    known = leaf.verdict != "not audited"
+    order = list(ADVICE).index(leaf.verdict) if known else len(ADVICE)
+    return order, -(leaf.error_in_bounds or 0.0)
 
 
 def hook(kind: str, steps: Iterable[int], measure: Callable[[Any], Mapping]) -> Callable:

@@ -17,7 +17,7 @@ from .. import losses, models
 from ..contract import Problem, batch_size, example_loss
 from ..reference import layerwise
 from ..training import Dataset, load
-from .config import MODELS, SEQUENCE_MODELS, TrainConfig, UsageError
+from .config import MODELS, SEQUENCE_MODELS, ProblemConfig, TrainConfig, UsageError
 
 # kind of data -> (loss, what the model's last layer gives)
 _LOSSES = {
@@ -38,7 +38,7 @@ class Task:
     description: dict[str, Any]
 
 
-def task(config: TrainConfig) -> Task:
+def task(config: ProblemConfig) -> Task:
     """The task of a configuration; UsageError where there is none."""
     if ":" in config.model:
         return _users_task(config)
@@ -112,7 +112,7 @@ def _accuracy(apply: Callable) -> Callable:
     return accuracy
 
 
-def _users_task(config: TrainConfig) -> Task:
+def _users_task(config: ProblemConfig) -> Task:
     problem = _import_problem(config.model)
     if config.data is not None:
         raise UsageError(
@@ -137,8 +137,8 @@ def _users_task(config: TrainConfig) -> Task:
     return Task(problem, None, description)
 
 
-def _check_batch_size(config: TrainConfig, examples: int) -> None:
-    if config.batch_size > examples:
+def _check_batch_size(config: ProblemConfig, examples: int) -> None:
+    if isinstance(config, TrainConfig) and config.batch_size > examples:
         raise UsageError(
             f"--batch-size {config.batch_size} is larger than the data, which has {examples} "
             "training examples"

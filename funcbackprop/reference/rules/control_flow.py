@@ -6,9 +6,9 @@ decided in the program's own precision.
 
 import numpy as np
 
-from ...graph import stack, to_numpy, where
+from ...graph import CUSTOM, stack, to_numpy, where, wide_dtype
 from . import arithmetic, shapes
-from .kinds import constant
+from .kinds import constant, general
 
 
 def slices(tape, equation, value):
@@ -81,10 +81,30 @@ def cond(tape, equation, inputs):
     return tape.run(branches[index], inputs[1:])
 
 
+def custom(tape, equation, inputs):
+    """The body: what the function computes is differentiated, not what its own rule claims."""
+    start = len(tape.steps)
+    outputs = tape.run(equation.programs["body"], inputs)
+    # Each output gets a cotangent of its own, that of an identity function too.
+    taken = {v.id for v in inputs}
+    active = [v for v in inputs if v.id >= 0]
+    for k, v in enumerate(outputs):
+        if v.id in taken and v.id >= 0:
+            outputs[k] = tape.part(equation, arithmetic.RULES["copy"], [v])[0]
+        elif v.id < 0 and active and wide_dtype(v.wide.dtype) is not None:
+            (outputs[k],) = tape.record(equation, ENDS, active[:1], [v.own], [v.wide])
+        taken.add(outputs[k].id)
+    tape.note_region(equation, inputs, outputs, start)
+    return outputs
+
+
+# An output of a body that is piecewise constant: its cotangent is noted, and ends there.
+ENDS = general(lambda local, dys: [None], formula="0")
+
 RULES = {"platform_index": constant("0: which branch of platform_dependent is for the CPU")}
 
 # primitive -> run(tape, equation, inputs) -> outputs
-STRUCTURED = {"cond": cond, "scan": scan, "while": while_loop}
+STRUCTURED = {**dict.fromkeys(CUSTOM, custom), "cond": cond, "scan": scan, "while": while_loop}
 
 # One line on each, for the coverage page.
 FORMULAS = {

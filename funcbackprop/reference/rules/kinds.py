@@ -26,6 +26,7 @@ class Local(NamedTuple):
       active: for each input, whether its cotangent is wanted.
       choice: what `choose` returned.
       programs: sub-programs of the primitive.
+      cut: whether a cotangent of 0 ends a path even where the partial derivative is infinite.
     """
 
     p: Mapping[str, Any]
@@ -34,6 +35,7 @@ class Local(NamedTuple):
     active: tuple[bool, ...]
     choice: Any = None
     programs: Mapping[str, Any] | None = None
+    cut: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Rule:
       exact: `forward` moves values and rounds nothing, so it serves in every dtype.
       square: `square(local, dys) -> contributions`: as `pull`, with every partial derivative
         squared and `dys` holding squares. None: unknown.
+      linear: y is linear in each input, so that its derivative depends on `operands` only.
+      operands: the inputs that are multiplied with each other, of a linear rule.
+      cancels: `cancels(local, dys)`: how large the terms are by whose difference a contribution is
+        commonly computed, such as the 1 of 1 - tanh^2: its rounding is relative to them.
       convention: what holds at kinks and ties.
       zero: the outputs are piecewise constant: nothing is pulled back.
       opaque: why the primitive cannot be followed; "" if it can.
@@ -62,6 +68,9 @@ class Rule:
     choose: Callable | None = None
     exact: bool = False
     square: Callable[[Local, Sequence[Array]], Sequence[Array | None]] | None = None
+    linear: bool = False
+    operands: tuple[int, ...] = ()
+    cancels: Callable | None = None
     convention: str = ""
     zero: bool = False
     opaque: str = ""
@@ -72,6 +81,7 @@ def elementwise(
     *partials: Callable | None,
     formula: str,
     choose: Callable | None = None,
+    cancels: Callable | None = None,
     convention: str = "",
 ) -> Rule:
     """y = f(x_0, x_1, ...), entry by entry: dx_k = (df/dx_k) dy.
@@ -80,6 +90,7 @@ def elementwise(
       forward: as in `Rule`.
       partials: for each input, `partial(p, *x, y) -> df/dx_k`, or None where it is zero. With
         `choose`, `partial(p, choice, *x, y)`.
+      cancels: `cancels(p, *x, y)`, of the partial derivative; see `Rule`.
     """
 
     def factors(local):
@@ -94,7 +105,7 @@ def elementwise(
     def pull(local, dys):
         (dy,) = dys
         return [
-            None if f is None else unbroadcast(f * dy, x.shape)
+            None if f is None else unbroadcast(times(f, dy, local.cut), x.shape)
             for f, x in zip(factors(local), local.x, strict=True)
         ]
 
@@ -105,7 +116,15 @@ def elementwise(
             for f, x in zip(factors(local), local.x, strict=True)
         ]
 
-    return Rule(formula, pull, forward, choose, square=square, convention=convention)
+    def sizes(local, dys):
+        return np.abs(cancels(local.p, *local.x, *local.y) * dys[0])  # pyright: ignore
+
+    return Rule(
+        *(formula, pull, forward, choose),
+        square=square,
+        cancels=None if cancels is None else sizes,
+        convention=convention,
+    )
 
 
 def linear(
@@ -128,7 +147,14 @@ def linear(
         x = tuple(np.abs(v) ** 2 if k in operands else v for k, v in enumerate(local.x))
         return [None if c is None else np.abs(c) for c in pull(local._replace(x=x), dys)]
 
-    return Rule(formula, pull, forward, exact=exact, square=square, convention=convention)
+    return Rule(
+        *(formula, pull, forward),
+        exact=exact,
+        square=square,
+        linear=True,
+        operands=tuple(operands),
+        convention=convention,
+    )
 
 
 def general(pull: Callable, *, formula: str, **fields: Any) -> Rule:
@@ -148,6 +174,15 @@ def opaque(why: str) -> Rule:
 
 def _nothing(local, dys):
     return [None] * len(local.x)
+
+
+def times(factor: Array, dy: Array, cut: bool = False) -> Array:
+    """factor dy; with `cut`, 0 where dy is 0, also for a factor that is infinite or NaN.
+
+    >>> print(times(np.array([np.inf, 2.0]), np.array([0.0, 1.0]), cut=True))
+    [0. 2.]
+    """
+    return np.where(dy == 0, 0.0, factor * np.where(dy == 0, 1.0, dy)) if cut else factor * dy
 
 
 def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:

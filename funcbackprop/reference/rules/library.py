@@ -14,7 +14,7 @@ from scipy import special
 
 from ...graph import UnsupportedPrimitive
 from . import hypergeometric, matrices
-from .kinds import Rule, general, opaque, unbroadcast
+from .kinds import Rule, general, opaque, times, unbroadcast
 from .transcendental import sigmoid
 
 
@@ -24,8 +24,8 @@ def run(tape, equation, inputs):
     rule, choice = RULES[equation.name], None
     if rule.choose is not None:
         choice = rule.choose(equation.params, *(value.own for value in inputs))
-    own, wide = [value.own for value in outputs], [value.wide for value in outputs]
-    return tape.record(equation, rule, inputs, own, wide, choice)
+    own, wide, rough = zip(*((v.own, v.wide, v.rough) for v in outputs), strict=True)
+    return tape.record(equation, rule, inputs, own, wide, choice, rough)
 
 
 def frexp(tape, equation, inputs):
@@ -55,7 +55,7 @@ def function(*partials, formula, choose=None, convention="") -> Rule:
         contributions: list = [None] * (len(local.x) - len(partials))
         for partial, v, wanted in zip(partials, x, local.active[-len(x) :], strict=True):
             factors = partial(*chosen, *x, *local.y) if wanted else None
-            contributions.append(_total(factors, dys, v.shape, squared))
+            contributions.append(_total(factors, dys, v.shape, squared, local.cut))
         return contributions
 
     return general(
@@ -67,7 +67,7 @@ def function(*partials, formula, choose=None, convention="") -> Rule:
     )
 
 
-def _total(factors, dys, shape, squared):
+def _total(factors, dys, shape, squared, cut):
     """Sum over the outputs of factor times cotangent; None without factors.
 
     Of several outputs, those that nothing flows to add nothing, even with an infinite factor.
@@ -76,7 +76,7 @@ def _total(factors, dys, shape, squared):
         return None
     factors = factors if isinstance(factors, tuple) else (factors,)
     terms = [
-        (np.abs(f) ** 2 if squared else f) * dy
+        times(np.abs(f) ** 2 if squared else f, dy, cut)
         for f, dy in zip(factors, dys, strict=True)
         if dy is not None and (len(dys) == 1 or np.any(dy))
     ]

@@ -83,6 +83,13 @@ def _is_hermitian(body):
     return any(equation.name == "eigh" for equation in body.equations)
 
 
+def _pinv_cancels(local, dys):
+    """JAX forms I - A A+, which is zero for a regular A, up to its condition."""
+    a, p, dy = local.x[-1], local.y[0], dys[0]
+    size = lambda matrix: np.linalg.norm(matrix, 2, axis=(-2, -1), keepdims=True)  # noqa: E731
+    return size(a) * size(p) ** 3 * size(dy) / np.sqrt(a.shape[-1] * a.shape[-2])
+
+
 DET = general(
     _det_pull,
     formula="dA = cof(A) dy, the cofactors by the SVD",
@@ -98,4 +105,5 @@ PINV = general(
     formula="dA = U* (alpha M + (beta M*)') V', M = V' dP U*, alpha = -1 / (s_i s_j) for two kept "
     "singular values; beta = 1 / (s_i^2 - s_j^2), alpha = beta s_j / s_i for one cut off",
     convention="the number of singular values kept is constant",
+    cancels=_pinv_cancels,
 )

@@ -45,7 +45,9 @@ RULES = {
     "exp2": elementwise(
         lambda p, x: np.exp2(x), lambda p, x, y: np.log(2) * y, formula="dx = log(2) y dy"
     ),
-    "expm1": elementwise(None, lambda p, x, y: np.exp(x), formula="dx = exp(x) dy"),
+    "expm1": elementwise(
+        None, lambda p, x, y: np.exp(x), formula="dx = exp(x) dy", cancels=lambda p, x, y: 1.0
+    ),
     "log": elementwise(lambda p, x: np.log(x), lambda p, x, y: 1 / x, formula="dx = dy / x"),
     "log2": elementwise(
         lambda p, x: np.log2(x), lambda p, x, y: 1 / (np.log(2) * x), formula="dx = dy / (log(2) x)"
@@ -55,6 +57,7 @@ RULES = {
         lambda p, x: sigmoid(x),
         lambda p, x, y: y * sigmoid(-x),
         formula="dx = sigma(x) sigma(-x) dy",
+        cancels=lambda p, x, y: y,
     ),
     "sin": elementwise(lambda p, x: np.sin(x), lambda p, x, y: np.cos(x), formula="dx = cos(x) dy"),
     "cos": elementwise(
@@ -62,10 +65,16 @@ RULES = {
     ),
     "tan": elementwise(lambda p, x: np.tan(x), _tan_partial, formula="dx = (1 + y^2) dy"),
     "asin": elementwise(
-        None, lambda p, x, y: 1 / _unit_root(x), formula="dx = dy / sqrt((1 - x) (1 + x))"
+        None,
+        lambda p, x, y: 1 / _unit_root(x),
+        formula="dx = dy / sqrt((1 - x) (1 + x))",
+        cancels=lambda p, x, y: 0.5 / _unit_root(x) ** 3,
     ),
     "acos": elementwise(
-        None, lambda p, x, y: -1 / _unit_root(x), formula="dx = -dy / sqrt((1 - x) (1 + x))"
+        None,
+        lambda p, x, y: -1 / _unit_root(x),
+        formula="dx = -dy / sqrt((1 - x) (1 + x))",
+        cancels=lambda p, x, y: 0.5 / _unit_root(x) ** 3,
     ),
     "atan": elementwise(None, _atan_partial, formula="dx = dy / (1 + x^2)"),
     "atan2": elementwise(
@@ -81,7 +90,10 @@ RULES = {
         lambda p, x: np.cosh(x), lambda p, x, y: np.sinh(x), formula="dx = sinh(x) dy"
     ),
     "tanh": elementwise(
-        lambda p, x: np.tanh(x), _sech2, formula="dx = 4 e / (1 + e)^2 dy with e = exp(-2 |x|)"
+        lambda p, x: np.tanh(x),
+        _sech2,
+        formula="dx = 4 e / (1 + e)^2 dy with e = exp(-2 |x|)",
+        cancels=lambda p, x, y: 1.0,
     ),
     "asinh": elementwise(
         None, lambda p, x, y: 1 / _root_plus(x), formula="dx = dy / sqrt(1 + x^2)"
@@ -92,6 +104,9 @@ RULES = {
         formula="dx = dy / (sqrt(x - 1) sqrt(x + 1))",
     ),
     "atanh": elementwise(
-        None, lambda p, x, y: 1 / ((1 - x) * (1 + x)), formula="dx = dy / ((1 - x) (1 + x))"
+        None,
+        lambda p, x, y: 1 / ((1 - x) * (1 + x)),
+        formula="dx = dy / ((1 - x) (1 + x))",
+        cancels=lambda p, x, y: 1 / ((1 - x) * (1 + x)) ** 2,
     ),
 }
