@@ -16,6 +16,7 @@ from .audit import Audit, cut
 from .compare import Expected, compare, widened
 from .local import Fault, first_fault, wrong_rules
 from .result import GradientCheck, LeafCheck
+from .suspects import Suspicion, suspects
 
 
 class Judged(NamedTuple):
@@ -193,9 +194,18 @@ class _Judge:
             if self._agrees(k, self._eager[k]):
                 return Verdict("jit differs from eager", "the gradient without jit agrees")
         pattern = self._pattern(k)
-        suspects, equation = where.suspects(self.audit, self._wrong_bits, self._right_bits, k)
-        reason = ". ".join(x for x in (pattern, suspects) if x)
+        sentence, equation = self._suspects(k)
+        reason = ". ".join(x for x in (pattern, sentence) if x)
         return Verdict("differs", reason or None, equation)
+
+    @functools.cache  # noqa: B019
+    def _suspects(self, k) -> Suspicion:
+        errors = {
+            j: widened(g) - self.meant[j]
+            for j, g in enumerate(self.grads)
+            if self._wrong_bits >> j & 1 and np.isfinite(widened(g)).all()
+        }
+        return suspects(self.audit, errors, self._right_bits, k)
 
     def _agrees(self, k, grad) -> bool:
         if not np.isfinite(widened(grad)).all():

@@ -1,4 +1,4 @@
-"""The equations that a wrong leaf hangs on, those that lose digits, and marks for a graph."""
+"""The equations that lose digits, and marks for a graph."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,6 @@ from ..tables import number, percent
 from .audit import Audit, Node
 from .result import LEVELS, LeafCheck
 
-_MOST = 3
 # A relative error that grows by less is ordinary.
 _GROWTH = 10
 
@@ -42,34 +41,6 @@ def _dtype(audit: Audit, k: int) -> str:
                 if rounding.unit(j) > 0:
                     units[getattr(dtype, "name", str(dtype))] = rounding.unit(j)
     return max(units, key=lambda name: units[name]) if units else "its dtype"
-
-
-def suspects(audit: Audit, wrong: int, right: int, k: int) -> tuple[str, Equation | None]:
-    """The equations through which the wrong leaves get their gradient and the right ones do not.
-
-    A wrong cotangent spoils every leaf below it. So a fault that explains all wrong leaves at once
-    lies at an equation with an input below which there are all of them, and none that is right.
-    """
-    explains = _explaining(audit, wrong, right) or _explaining(audit, 1 << k, right)
-    if not explains:
-        return "", None
-    last, first = explains[0], explains[-1]
-    lines = list(dict.fromkeys(str(e.source) for e in (last, first)))
-    names = list(dict.fromkeys(e.name for e in explains))
-    shown = ", ".join(names[:_MOST]) + (", ..." if names[_MOST:] else "")
-    between = " to ".join(lines)
-    return f"Only wrong leaves pass {between} ({shown})", last
-
-
-def _explaining(audit: Audit, wrong: int, right: int):
-    found = []
-    for step in reversed(audit.tape.steps):
-        if step.equation not in audit.nodes or step.equation.name.endswith(":part"):
-            continue
-        below = [audit.reach.get(i, 0) for i in step.inputs]
-        if any(bits & wrong == wrong and not bits & right for bits in below):
-            found.append(step.equation)
-    return list(dict.fromkeys(found))
 
 
 def annotations(
