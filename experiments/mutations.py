@@ -300,7 +300,7 @@ class Subject:
         for way, args, names in (("A", (loss,), ["`faulty`"]), ("B", (self.loss, grads), lines)):
             report = fb.check_gradients(args[0], self.params, self.batch, *args[1:])
             wrong = [leaf in report.findings for leaf in report.leaves]
-            reasons = (f"{leaf.reason} {leaf.source}" for leaf in report.findings)
+            reasons = (f"{leaf.reason} {leaf.suspects} {leaf.source}" for leaf in report.findings)
             said = "\n".join(dict.fromkeys(reasons))
             pairs = [(w, m) for w, m in zip(wrong, moved, strict=True) if not STAYS < m < MOVES]
             sure = [w == (m > MOVES) for w, m in pairs]

@@ -295,6 +295,48 @@ def test_a_loss_that_cannot_be_followed_at_all(monkeypatch):
         report.to_html()
 
 
+def _recurrent(p, x, factor=1.0):
+    """A loop through whose state the gradient passes again and again."""
+
+    @jax.custom_vjp
+    def state(h):
+        return h
+
+    state.defvjp(lambda h: (h, None), lambda _, dh: (factor * dh,))
+
+    def cell(h, v):
+        h = jnp.tanh(state(h) @ p["u"] + v @ p["w"])
+        return h, jnp.sum(h * p["out"])
+
+    _, ys = jax.lax.scan(cell, jnp.zeros(4), x)
+    return jnp.sum(ys**2)
+
+
+def _recurrent_problem():
+    rng = np.random.default_rng(0)
+    shapes = {"u": (4, 4), "w": (2, 4), "out": (4,)}
+    params = {k: rng.normal(size=v).astype(np.float32) / 2 for k, v in shapes.items()}
+    return params, rng.normal(size=(5, 6, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("factor", [0.5, -1.0, 1.01, 0.0])
+def test_a_factor_in_a_loop_is_found_from_the_gradient_alone(factor):
+    params, batch = _recurrent_problem()
+    mean = lambda p: jnp.mean(jax.vmap(lambda x: _recurrent(p, x, factor))(batch))  # noqa: E731
+    report = fb.check_gradients(_recurrent, params, batch, jax.grad(mean)(params))
+    verdicts = {x.leaf: x.verdict for x in report.leaves}
+    assert verdicts == {
+        "params['out']": "agrees",
+        "params['u']": "differs",
+        "params['w']": "differs",
+    }
+    said = report.leaves[1].suspects
+    counts = float(said.split("counts ")[1].split(" times")[0])
+    assert counts == pytest.approx(factor, abs=0.02)
+    assert "(dot_general)" in said or "copy" in said
+    assert str(report).count("All errors are those") == 1
+
+
 def test_layerwise_reference_of_a_model():
     model = fb.models.mlp((4, 5, 3))
     params = model.init(jax.random.key(0), jnp.zeros(4))

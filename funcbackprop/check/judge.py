@@ -45,6 +45,7 @@ class Verdict(NamedTuple):
     verdict: str
     reason: str | None = None
     equation: Equation | None = None
+    suspects: str | None = None
 
 
 def judge(audit: Audit, judged: Judged, given: Any, value: float) -> GradientCheck:
@@ -195,8 +196,7 @@ class _Judge:
                 return Verdict("jit differs from eager", "the gradient without jit agrees")
         pattern = self._pattern(k)
         sentence, equation = self._suspects(k)
-        reason = ". ".join(x for x in (pattern, sentence) if x)
-        return Verdict("differs", reason or None, equation)
+        return Verdict("differs", pattern or None, equation, sentence or None)
 
     @functools.cache  # noqa: B019
     def _suspects(self, k) -> Suspicion:
@@ -326,7 +326,7 @@ def _leaf(name, param, grad, expected: Expected, verdict: Verdict | None) -> Lea
         )
     found = compare(grad, expected, dtype)
     verdict = verdict or Verdict(found.verdict)
-    return LeafCheck(name, verdict.verdict, *found[:-1], verdict.reason, source)
+    return LeafCheck(name, verdict.verdict, *found[:-1], verdict.reason, source, verdict.suspects)
 
 
 def _sentence(fault: Fault) -> str:

@@ -66,7 +66,8 @@ class LeafCheck:
       resolution: the smallest change of the whole leaf, by a factor, that would be noticed; None
         where the leaf is zero as far as float64 can tell.
       reason: where and why, in words; None where there is nothing to say.
-      source: the user's line that `reason` is about.
+      source: the user's line that this is about.
+      suspects: of a leaf that differs, the lines that could explain what is wrong.
     """
 
     leaf: str
@@ -80,6 +81,7 @@ class LeafCheck:
     resolution: float | None = None
     reason: str | None = None
     source: Source | None = None
+    suspects: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -191,6 +193,8 @@ class GradientCheck:
             names = [dotted(leaf.leaf) for leaf in leaves]
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
             yield f"{verdict}: {shown}", [x for x in (_worst(leaves), reason) if x]
+        for text in dict.fromkeys(leaf.suspects for leaf in self.leaves if leaf.suspects):
+            yield "where", [text]
 
     def _remarks(self) -> Iterator[str]:
         for many in (self.notes, self.decisions):

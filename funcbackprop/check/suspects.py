@@ -19,6 +19,9 @@ from .audit import Audit
 # Edges for which it is computed what flows through them, and lines that a report names.
 _MOST_EDGES = 300
 _MOST_LINES = 6
+# Edges in loops whose factor is sought, and steps of the search.
+_MOST_LOOPS = 4
+_MOST_SECANTS = 5
 # The errors fit what flows through an edge if they differ by less than this share of their norm.
 _FITS = 1e-2
 
@@ -65,17 +68,26 @@ def suspects(audit: Audit, errors: Mapping[int, Any], right: int, k: int) -> Sus
 
 
 def _explaining(audit: Audit, wrong: int, right: int) -> dict[Edge, list[int]]:
-    """Edges below which there is all that is wrong and nothing right -> numbers of their steps."""
-    found: dict[Edge, list[int]] = {}
+    """Edges below which there is all that is wrong and nothing right -> numbers of their steps.
+
+    Below an edge in a loop is what is below any of its iterations.
+    """
+    steps: dict[Edge, list[int]] = {}
+    below: dict[Edge, int] = {}
     for number in reversed(range(len(audit.tape.steps))):
         step = audit.tape.steps[number]
         if step.equation not in audit.nodes or step.equation.name.endswith(":part"):
             continue
         for j, i in enumerate(step.inputs):
-            below = audit.reach.get(i, 0)
-            if i != INACTIVE and below & wrong == wrong and not below & right:
-                found.setdefault(Edge(step.equation, j), []).append(number)
-    return found
+            if i != INACTIVE:
+                edge = Edge(step.equation, j)
+                steps.setdefault(edge, []).append(number)
+                below[edge] = below.get(edge, 0) | audit.reach.get(i, 0)
+    return {
+        edge: numbers
+        for edge, numbers in steps.items()
+        if below[edge] & wrong == wrong and not below[edge] & right
+    }
 
 
 def _fitting(audit: Audit, edges, errors) -> dict[Edge, float]:
@@ -83,13 +95,54 @@ def _fitting(audit: Audit, edges, errors) -> dict[Edge, float]:
     if len(edges) > _MOST_EDGES:
         return {}
     terms = _terms(audit, edges)
-    found = {}
+    found, in_loops = {}, []
     for edge, numbers in edges.items():
-        through = _through(audit, edge, numbers, terms)
-        factor = _factor([(errors[k], through[k]) for k in errors])
+        fit = _fit(errors, _through(audit, edge, numbers, terms))
+        if fit.off <= _FITS:
+            found[edge] = 1 + fit.factor
+        elif len(numbers) > 1:
+            in_loops.append((fit, edge))
+    for fit, edge in sorted(in_loops, key=lambda pair: pair[0].off)[:_MOST_LOOPS]:
+        factor = _compounded(audit, edge, errors, 1 + fit.factor)
         if factor is not None:
-            found[edge] = 1 + factor
+            found[edge] = factor
     return found
+
+
+def _compounded(audit: Audit, edge: Edge, errors, start: float) -> float | None:
+    """The factor of an edge in a loop, which counts once in every iteration that is passed.
+
+    The errors are no multiple of what flows through the edge then: the factor is found by the
+    secant method, from what the whole gradient becomes with it.
+    """
+    right = [c.value for c in audit.leaves]
+
+    def part(factor):
+        """How much of the errors this factor explains, and how well."""
+        changed = audit.mean.gradients(alter=_times(edge, factor))
+        return _fit([c.value - g for c, g in zip(changed, right, strict=True)], errors)
+
+    a, b = 1.0, start
+    at_a, at_b = 0.0, part(b)
+    for _ in range(_MOST_SECANTS):
+        if at_b.off <= _FITS and abs(at_b.factor - 1) <= _FITS:
+            return b
+        if at_b.factor == at_a or not np.isfinite(at_b.factor):
+            return None
+        a, b = b, b + (1 - at_b.factor) * (b - a) / (at_b.factor - at_a)
+        at_a, at_b = at_b.factor, part(b)
+    return None
+
+
+def _times(edge: Edge, factor: float):
+    def alter(step, terms):
+        if step.equation is not edge.equation or terms[edge.input] is None:
+            return terms
+        term = terms[edge.input]
+        changed = term._replace(value=factor * term.value, fresh=False)
+        return [changed if j == edge.input else t for j, t in enumerate(terms)]
+
+    return alter
 
 
 def _terms(audit: Audit, edges) -> dict[tuple[int, int], Any]:
@@ -125,15 +178,23 @@ def _through(audit: Audit, edge: Edge, numbers, terms) -> list[Any]:
     return total
 
 
-def _factor(pairs) -> float | None:
-    """f with error = f through, of all leaves at once; None if there is none."""
-    error, through = (np.concatenate([np.ravel(x) for x in xs]) for xs in zip(*pairs, strict=True))
-    square = float(np.sum(np.abs(through) ** 2))
+class _Fit(NamedTuple):
+    """error = factor through, but for a share `off` of the error."""
+
+    factor: float
+    off: float
+
+
+def _fit(errors, through) -> _Fit:
+    """The factor of all leaves at once; both are by number of a leaf."""
+    numbers = list(errors) if isinstance(errors, dict) else list(through)
+    error, flow = (np.concatenate([np.ravel(x[k]) for k in numbers]) for x in (errors, through))
+    square = float(np.sum(np.abs(flow) ** 2))
     if not 0 < square < np.inf:
-        return None
-    factor = float(np.real(np.sum(error * np.conj(through)))) / square
-    off = np.linalg.norm(error - factor * through)
-    return factor if off <= _FITS * np.linalg.norm(error) else None
+        return _Fit(0.0, np.inf)
+    factor = float(np.real(np.sum(error * np.conj(flow)))) / square
+    size = np.linalg.norm(error)
+    return _Fit(factor, float(np.linalg.norm(error - factor * flow) / size) if size else np.inf)
 
 
 def _lines(edges) -> str:

@@ -75,6 +75,7 @@ def pull_back(
     variant: Callable[[Step], Local] | None = None,
     watch: Callable[[Seen], None] | None = None,
     stops: Mapping[int, Callable[[dict[int, Cotangent]], None]] | None = None,
+    alter: Callable[[Step, list[Cotangent | None]], list[Cotangent | None]] | None = None,
 ) -> dict[int, Cotangent]:
     """id -> cotangent of the values that no step has as its output: the inputs of the tape.
 
@@ -85,6 +86,7 @@ def pull_back(
       bounds: whether to follow the roundings too.
       variant: another `Local` at which a step is pulled back; None takes `step.local`.
       watch: called at each step that is reached, last step first.
+      alter: changes the contributions of a step before they are added: a fault, to be tried out.
       stops: number -> called with the cotangents found when the steps from this number on are done.
     """
     found: dict[int, Cotangent] = {}
@@ -100,6 +102,8 @@ def pull_back(
         if any(out is not None for out in reached):
             local = step.local if variant is None else variant(step)
             terms = contributions(step, local, reached, bounds)
+            if alter is not None:
+                terms = alter(step, terms)
             if watch is not None:
                 watch(Seen(step, reached, _values(step, reached), terms))
             for i, term in zip(step.inputs, terms, strict=True):
