@@ -100,8 +100,8 @@ class Audit:
             structured=structured,
             observe=self._observe,
         )
-        self.tape = self.mean.pullback.tape
-        self.scale = self.mean.pullback.scale
+        self.tape = self.mean.recording.tape
+        self.scale = self.mean.recording.scale
         self.value = self.mean.value
         self.nodes: dict[Equation, Node] = {}
         self.arrivals: dict[Region, list[np.ndarray | None]] = {}
@@ -121,12 +121,12 @@ class Audit:
         """The losses of the batch, with inputs named as a user would write them."""
         _, params, batch, *_ = self._arguments
         names = (*leaf_names(params), *leaf_names(batch, "batch"))
-        return dataclasses.replace(self.mean.pullback.program, names=names)
+        return dataclasses.replace(self.mean.recording.program, names=names)
 
     @property
     def inputs(self) -> tuple[Value, ...]:
         """The values of the parameter leaves."""
-        return self.mean.pullback.inputs[: self.mean.leaves]
+        return self.mean.recording.pullback.inputs[: self.mean.leaves]
 
     # --- on the way forward ----------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Audit:
 
     @functools.cached_property
     def _reached_leaves(self) -> int:
-        outputs = (v.id for v in self.mean.pullback.outputs)
+        outputs = (v.id for v in self.mean.recording.pullback.outputs)
         return _union(self.reach.get(i, 0) for i in outputs)
 
     def blockers(self, k: int) -> list[Equation]:

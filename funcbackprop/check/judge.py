@@ -91,7 +91,7 @@ class _Judge:
         ]
         return GradientCheck(
             *(leaves, self.value, self.reference_value, tuple(self.notes)),
-            tuple(map(str, self.audit.mean.pullback.decisions)),
+            tuple(map(str, self.audit.mean.recording.pullback.decisions)),
             self.audit.program,
             where.annotations(self.audit, leaves, [v and v.equation for v in verdicts]),
         )

@@ -12,7 +12,7 @@ from ..graph import Program, UnsupportedPrimitive, to_numpy, trace, wide_dtype
 from .backward import Cotangent, pull_back
 from .rounding import SHADOW_SCALE
 from .rules import LIBRARY, RULES, STRUCTURED
-from .tape import Decision, Tape, Value
+from .tape import Decision, Step, Tape, Value
 
 
 def vjp(fun: Callable, *primals: Any) -> tuple[Any, "Pullback"]:
@@ -44,7 +44,8 @@ def vjp(fun: Callable, *primals: Any) -> tuple[Any, "Pullback"]:
     >>> print(dw.round(3).tolist(), dx.round(3))
     [[0.0, 1.0], [0.0, 0.42]] [1.   0.42]
     """
-    return record(fun, primals, range(len(primals)))
+    recording = record(fun, primals, range(len(primals)))
+    return recording.outputs, recording.pullback
 
 
 def record(
@@ -56,7 +57,7 @@ def record(
     platform: str = "cpu",
     structured: Mapping[str, Callable] = STRUCTURED,
     observe: Callable | None = None,
-) -> tuple[Any, "Pullback"]:
+) -> "Recording":
     """`vjp`, with gradients for the primals of these numbers only.
 
     Args:
@@ -74,8 +75,12 @@ def record(
         floating = wide_dtype(variable.dtype) is not None
         inputs.append(tape.variable(own) if floating and k in wanted else tape.constant(own))
     outputs = tape.run(program, inputs)
-    pullback = Pullback(tape, program, tuple(inputs), tuple(outputs))
-    return jax.tree.unflatten(program.out_tree, [v.wide for v in outputs]), pullback
+    pullback = Pullback(
+        *(tuple(tape.steps), tuple(inputs), tuple(outputs)),
+        *(program.in_tree, program.out_tree, tuple(tape.decisions)),
+    )
+    wide = jax.tree.unflatten(program.out_tree, [v.wide for v in outputs])
+    return Recording(wide, pullback, tape, program)
 
 
 def _bounds_of(program: Program) -> str:
@@ -84,6 +89,27 @@ def _bounds_of(program: Program) -> str:
     wide = ((x.dtype, wide_dtype(x.dtype)) for x in atoms)
     # A NumPy dtype compares equal to None.
     return "own" if any(w is not None and w != own for own, w in wide) else "shadow"
+
+
+class Recording(NamedTuple):
+    """A function that was followed.
+
+    Attributes:
+      outputs: floating-point ones in float64.
+      pullback: see `Pullback`.
+      tape: what was recorded.
+      program: what was followed.
+    """
+
+    outputs: Any
+    pullback: "Pullback"
+    tape: Tape
+    program: Program
+
+    @property
+    def scale(self) -> float:
+        """What deviations are multiplied with: less than 1 for those of a shadow."""
+        return SHADOW_SCALE if self.tape.bounds == "shadow" else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,26 +130,16 @@ class Pullback:
       UnsupportedPrimitive: a gradient passes something that cannot be followed, such as a callback.
 
     Attributes:
-      tape: the steps that were recorded, and the decisions that float64 would take otherwise.
-      program: what was followed.
-      inputs, outputs: its values.
+      decisions: the discrete decisions (comparisons, selections, orders) that float64 would have
+        taken otherwise. The program's own were replayed.
     """
 
-    tape: Tape
-    program: Program
+    steps: tuple[Step, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """The discrete decisions (comparisons, selections, orders) that float64 would have taken
-        otherwise. The program's own were replayed."""
-        return tuple(self.tape.decisions)
-
-    @property
-    def scale(self) -> float:
-        """What deviations are multiplied with: less than 1 for those of a shadow."""
-        return SHADOW_SCALE if self.tape.bounds == "shadow" else 1.0
+    in_tree: Any
+    out_tree: Any
+    decisions: tuple[Decision, ...]
 
     def __call__(self, cotangents: Any) -> tuple:
         found = self.cotangents(cotangents)
@@ -133,11 +149,11 @@ class Pullback:
                 "`pullback`: the gradient passes what the reference cannot follow:\n"
                 + "\n".join(f"  {reason}" for reason in reasons)
             )
-        return jax.tree.unflatten(self.program.in_tree, [c.value for c in found])
+        return jax.tree.unflatten(self.in_tree, [c.value for c in found])
 
     def cotangents(self, cotangents: Any, **options: Any) -> list[Cotangent]:
         """A `Cotangent` for each leaf of the primals; `options` are those of `pull_back`."""
-        found = pull_back(self.tape.steps, self.outputs, self._checked(cotangents), **options)
+        found = pull_back(self.steps, self.outputs, self._checked(cotangents), **options)
         return [self._gradient(value, found) for value in self.inputs]
 
     def _gradient(self, value, found) -> Cotangent:
@@ -150,10 +166,10 @@ class Pullback:
 
     def _checked(self, cotangents):
         leaves, tree = jax.tree.flatten(cotangents)
-        if tree != self.program.out_tree:
+        if tree != self.out_tree:
             raise ValueError(
                 "`pullback`: `cotangents` must have the structure of the outputs, "
-                f"{self.program.out_tree}, got {tree}"
+                f"{self.out_tree}, got {tree}"
             )
         shapes = [np.shape(value.wide) for value in self.outputs]
         if [np.shape(leaf) for leaf in leaves] != shapes:
@@ -247,13 +263,13 @@ class ChainRuleGradient:
         loss = scalar_loss(self.loss, self.has_aux, "chain_rule")
         mean = follow(loss, params, batch, weights, bounds=bounds)
         found, tree = mean.gradients(bounds=bounds), jax.tree.structure(params)
-        scale = mean.pullback.scale
+        scale = mean.recording.scale
         return Details(
             mean.value,
             mean.aux if self.has_aux else None,
             tree.unflatten([c.value for c in found]),
             tree.unflatten([scale * c.deviation for c in found]) if bounds else None,
-            mean.pullback.decisions,
+            mean.recording.pullback.decisions,
             {
                 name: tuple(sorted(c.unaudited))
                 for name, c in zip(leaf_names(params), found, strict=True)
@@ -268,30 +284,31 @@ class MeanLoss(NamedTuple):
     Attributes:
       value: sum_i w_i l_i / sum_i w_i.
       aux: what the loss returned beside it, stacked over the examples kept.
-      pullback: of (losses [rows], aux).
+      recording: of (losses [rows], aux).
       seed: the cotangents from which the gradient of `value` comes.
       leaves: how many leaves the parameters have; they are the first inputs.
     """
 
     value: float
     aux: Any
-    pullback: Pullback
+    recording: Recording
     seed: Any
     leaves: int
 
     def gradients(self, **options: Any) -> list[Cotangent]:
         """A `Cotangent` for each parameter leaf; `options` are those of `pull_back`."""
-        return self.pullback.cotangents(self.seed, **options)[: self.leaves]
+        return self.recording.pullback.cotangents(self.seed, **options)[: self.leaves]
 
 
 def follow(loss: Callable, params: Any, batch: Any, weights: Any, **options: Any) -> MeanLoss:
     """The mean of `loss(params, example) -> (scalar, aux)` on the tape; `options` of `record`."""
     batch, shares = _rows_with_weight(batch, weights)
     losses = jax.vmap(loss, in_axes=(None, 0))
-    (values, aux), pullback = record(losses, (params, batch), (0,), **options)
+    recording = record(losses, (params, batch), (0,), **options)
+    values, aux = recording.outputs
     zeros = jax.tree.map(lambda x: np.zeros(np.shape(x)), aux)
     count = len(jax.tree.leaves(params))
-    return MeanLoss(float(shares @ values), aux, pullback, (shares, zeros), count)
+    return MeanLoss(float(shares @ values), aux, recording, (shares, zeros), count)
 
 
 def _rows_with_weight(batch, weights):
