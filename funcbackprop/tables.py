@@ -62,6 +62,16 @@ def percent(x: float | None, digits: int = 2) -> str:
     return NO_VALUE if x is None or not math.isfinite(x) else f"{number(100 * x, digits)} %"
 
 
+def some(items: Sequence[str], most: int) -> str:
+    """The first of several items, and how many more there are.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
 def shorten(text: str, width: int) -> str:
     """`text` in at most `width` characters, cut in the middle: both ends of a path tell more.
 

@@ -135,10 +135,9 @@ class Audit:
         if equation.called.name not in intended:
             return STRUCTURED[equation.name](tape, equation, inputs)
         self.matched[equation.called.name] = equation
-        outputs = tape.run(equation.programs["body"], [v.detached() for v in inputs])
+        own, wide, rough = tape.off_record(equation.programs["body"], inputs)
         dtypes = [v.own.dtype for v in inputs]
         rule = general(_by_its_own_rule(equation, dtypes), formula="the function's own rule")
-        own, wide, rough = zip(*((v.own, v.wide, v.rough) for v in outputs), strict=True)
         return tape.record(equation, rule, inputs, own, wide, None, rough)
 
     def _observe(self, equation, inputs, outputs, where):
@@ -256,13 +255,9 @@ class Audit:
         """The stop_gradients that some parameter passes."""
         return [step for step in self.tape.steps if step.rule is GATE]
 
-    def gradients(self, variant: Callable[[Step], Local], **options: Any) -> list[Cotangent]:
-        """The gradient once more, with other local values."""
-        return self.mean.gradients(variant=variant, **options)
-
-    def seen_at(self, watch: Callable[[Seen], None], **options: Any) -> None:
-        """Walk once more, and look at every step."""
-        self.mean.gradients(watch=watch, **options)
+    def gradients(self, **options: Any) -> list[Cotangent]:
+        """The gradient of each leaf once more; `options` are those of `pull_back`."""
+        return self.mean.gradients(**options)
 
 
 def rms(x) -> float:

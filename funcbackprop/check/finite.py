@@ -7,10 +7,9 @@ import numpy as np
 
 from ..graph import Equation, is_key, wide_dtype, widen
 from ..reference.backward import Seen
-from ..reference.tape import Step
 from .audit import Audit
 from .compare import worst
-from .local import Fault, first_not_finite
+from .local import Fault, first_not_finite, iterations
 
 _DOUBLE_WHERE = (
     "use a double where: replace the argument by a harmless one where the result is not used, "
@@ -62,7 +61,9 @@ def explain(audit: Audit, bits: int, meant, value: float) -> Trouble:
     if meeting is not None:
         step = meeting.seen.step
         where = _at(step.equation, step.where)
-        return Trouble(f"{where}: {meeting}. {_meant(meant)} {_cure(step)}", step.equation)
+        return Trouble(
+            f"{where}: {meeting}. {_meant(meant)} {_cure_of(step.equation.name)}", step.equation
+        )
     fault = first_not_finite(audit, bits)
     if fault is not None:
         return _by_jax(fault, meant)
@@ -171,7 +172,7 @@ def _first_in_reference(audit: Audit, bits: int) -> _Meeting | None:
                 found.append(_Meeting(seen, k, worst(~np.isfinite(term.value))))
                 return
 
-    audit.seen_at(watch)
+    audit.gradients(watch=watch)
     return found[0] if found else None
 
 
@@ -196,10 +197,6 @@ def _meant(meant) -> str:
     return "The meant gradient is finite."
 
 
-def _cure(step: Step) -> str:
-    return _cure_of(step.equation.name)
-
-
 def _cure_of(name: str) -> str:
     cure = _CURES.get(name.removeprefix("jax:").strip("_"))
     if cure is None:
@@ -208,5 +205,4 @@ def _cure_of(name: str) -> str:
 
 
 def _at(equation: Equation, where) -> str:
-    loops = "".join(f", iteration {number} of the {name}" for name, number in where)
-    return f"`{equation.name}` at {equation.source}{loops}"
+    return f"`{equation.name}` at {equation.source}{iterations(where)}"

@@ -136,13 +136,10 @@ def check_with(
     eager = lambda: _by_jax(loss, has_aux, params, batch, weights, jit=False)[1]  # noqa: E731
     audit = _audit(loss, has_aux, params, batch, weights, intended, given)
     judged = Judged(params, batch, weights, grads, given, tuple(intended), eager)
-    return [
-        _report(reference, judged, audit, value, references=len(references))
-        for reference in references
-    ]
+    return [_report(reference, judged, audit, value) for reference in references]
 
 
-def _report(reference, judged: Judged, audit, value, references) -> GradientCheck:
+def _report(reference, judged: Judged, audit, value) -> GradientCheck:
     names = leaf_names(judged.params)
     expected = _given(reference, judged) if reference is not None else None
     if isinstance(audit, UnsupportedPrimitive):

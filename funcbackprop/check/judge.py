@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..contract import batch_size, leaf_names
-from ..graph import Equation
+from ..graph import Equation, Source
 from ..tables import percent
 from . import finite, kinks, patterns, structure, where
 from .audit import Audit, cut
-from .compare import Expected, compare, widened
+from .compare import Difference, Expected, compare, widened, worst
 from .local import Fault, first_fault, wrong_rules
 from .result import GradientCheck, LeafCheck
 from .suspects import Suspicion, suspects
@@ -47,6 +47,11 @@ class Verdict(NamedTuple):
     equation: Equation | None = None
     suspects: str | None = None
 
+    @property
+    def source(self) -> Source | None:
+        """The user's line."""
+        return None if self.equation is None else self.equation.source
+
 
 def judge(audit: Audit, judged: Judged, given: Any, value: float) -> GradientCheck:
     """The report of a loss that could be followed.
@@ -61,7 +66,12 @@ def judge(audit: Audit, judged: Judged, given: Any, value: float) -> GradientChe
 def plain(names, judged: Judged, expected: Sequence[Expected]) -> tuple[LeafCheck, ...]:
     """The differences alone, of a loss that could not be followed."""
     rows = zip(names, *map(jax.tree.leaves, (judged.params, judged.grads)), expected, strict=True)
-    return tuple(_leaf(name, p, g, e, None) for name, p, g, e in rows)
+    return tuple(
+        _not_compared(name, g, e, Verdict("not finite"))
+        if _has_bad(g, e)
+        else _compared(name, compare(g, e, jnp.result_type(p)), None)
+        for name, p, g, e in rows
+    )
 
 
 class _Judge:
@@ -79,8 +89,7 @@ class _Judge:
 
     def report(self) -> GradientCheck:
         verdicts = [self._verdict(k) for k in range(len(self.names))]
-        rows = zip(self.names, self.params, self.grads, self.expected, verdicts, strict=True)
-        leaves = tuple(_leaf(*row) for row in rows)
+        leaves = tuple(self._leaf(k, verdict) for k, verdict in enumerate(verdicts))
         self.notes += structure.cut_by_gates(self.audit, self.judged.intended)
         self.notes += _intentions(self.judged.intended, self.audit.matched)
         self.notes += [
@@ -101,7 +110,7 @@ class _Judge:
     def _expected(self, given) -> list[Expected]:
         found = self.audit.leaves
         if not all(np.isfinite(c.value).all() for c in found):
-            found = self.audit.gradients(cut, bounds=True)
+            found = self.audit.gradients(variant=cut, bounds=True)
         self.meant = [c.value for c in found]
         expected = [
             kinks.interval(c.value, self.audit.scale * c.deviation, [s[k] for s in self.sides])
@@ -141,7 +150,7 @@ class _Judge:
         if not np.isfinite(self.expected[k].value).all():
             if np.isfinite(self.meant[k]).all():
                 return Verdict("not audited", "the given reference is not finite")
-            trouble = finite.explain(self.audit, 1 << k, self.meant[k], self.value)
+            trouble = self._trouble(k)
             verdict = "not audited" if not self.judged.given else "not finite"
             return Verdict(
                 verdict,
@@ -152,7 +161,7 @@ class _Judge:
         if blocked is not None and not np.any(grad):
             self.notes += [blocked.reason] if blocked.verdict == "agrees" else []
             return Verdict(*blocked)
-        found = compare(self.grads[k], self.expected[k], self.dtypes[k])
+        found = self._difference(k)
         if found.verdict in ("differs", "precision") and not np.isfinite(self.value):
             return self._not_finite(k)
         if found.verdict == "differs":
@@ -173,6 +182,15 @@ class _Judge:
     def _trouble(self, k):
         return finite.explain(self.audit, 1 << k, self.meant[k], self.value)
 
+    def _leaf(self, k, verdict: Verdict | None) -> LeafCheck:
+        """The numbers of leaf k, and its verdict."""
+        name, grad, expected = self.names[k], self.grads[k], self.expected[k]
+        if verdict is not None and verdict.verdict == "not audited":
+            return LeafCheck(name, "not audited", reason=verdict.reason, source=verdict.source)
+        if _has_bad(grad, expected):
+            return _not_compared(name, grad, expected, verdict or Verdict("not finite"))
+        return _compared(name, self._difference(k), verdict)
+
     # --- a leaf that differs ---------------------------------------------------------------------
 
     @functools.cached_property
@@ -186,13 +204,14 @@ class _Judge:
                 "this gradient is that of the chain rule; it is the given reference that is not",
             )
         for fault in self.wrong_rules:
-            if self.audit.reach.get(fault.id, 0) >> k & 1 and self._explained_by_rules(k):
+            below = self.audit.reach.get(fault.id, 0) >> k & 1
+            if below and self._fits(k, self.grads[k], self._by_the_rules[k]):
                 return Verdict("wrong rule", _sentence(fault), fault.equation)
         if not self.judged.given:
             fault = self._first_fault(self._wrong_bits)
             if fault is not None and self.audit.reach.get(fault.id, 0) >> k & 1:
                 return Verdict("wrong rule", _sentence(fault), fault.equation)
-            if self._agrees(k, self._eager[k]):
+            if self._fits(k, self._eager[k], self.expected[k]):
                 return Verdict("jit differs from eager", "the gradient without jit agrees")
         pattern = self._pattern(k)
         sentence, equation = self._suspects(k)
@@ -203,22 +222,24 @@ class _Judge:
         errors = {
             j: widened(g) - self.meant[j]
             for j, g in enumerate(self.grads)
-            if self._wrong_bits >> j & 1 and np.isfinite(widened(g)).all()
+            if self._wrong_bits >> j & 1 and self._is_finite(j)
         }
         return suspects(self.audit, errors, self._right_bits, k)
 
-    def _agrees(self, k, grad) -> bool:
-        if not np.isfinite(widened(grad)).all():
-            return False
-        found = compare(grad, self.expected[k], self.dtypes[k])
-        return found.verdict != "differs"
+    @functools.cache  # noqa: B019
+    def _difference(self, k) -> Difference:
+        """Of the gradient that is judged, which is finite there."""
+        return compare(self.grads[k], self.expected[k], self.dtypes[k])
+
+    def _fits(self, k, grad, expected: Expected) -> bool:
+        """Whether rounding explains how a gradient of leaf k differs."""
+        known = bool(np.isfinite(widened(grad)).all())
+        return known and compare(grad, expected, self.dtypes[k]).verdict != "differs"
 
     def _agrees_with_the_chain_rule(self, k) -> bool:
         c = self.audit.leaves[k]
-        if c.unaudited:
-            return False
         own = Expected(self.meant[k], self.audit.scale * c.deviation)
-        return compare(self.grads[k], own, self.dtypes[k]).verdict != "differs"
+        return not c.unaudited and self._fits(k, self.grads[k], own)
 
     @functools.cached_property
     def _eager(self):
@@ -231,29 +252,29 @@ class _Judge:
         again = self.audit.again(intended=(*self.judged.intended, *names))
         return [Expected(c.value, again.scale * c.deviation) for c in again.leaves]
 
-    def _explained_by_rules(self, k) -> bool:
-        """Whether the wrong rules are all that is wrong with leaf k."""
-        expected = self._by_the_rules[k]
-        found = compare(self.grads[k], expected, self.dtypes[k])
-        return found.verdict != "differs"
-
     @functools.cache  # noqa: B019
     def _first_fault(self, bits):
         return first_fault(self.audit, bits)
 
     @functools.cached_property
     def _wrong_bits(self) -> int:
-        return self._bits(lambda k: not self._agrees(k, self.grads[k]))
+        return self._bits(lambda k: not self._is_finite(k) or self._differs(k))
 
     @functools.cached_property
     def _right_bits(self) -> int:
         """The leaves that agree, and would not if a fault reached them."""
         return self._bits(self._clearly_agrees)
 
+    def _is_finite(self, k) -> bool:
+        return bool(np.isfinite(widened(self.grads[k])).all())
+
+    def _differs(self, k) -> bool:
+        return self._difference(k).verdict == "differs"
+
     def _clearly_agrees(self, k) -> bool:
-        if not self._agrees(k, self.grads[k]):
+        if not self._is_finite(k):
             return False
-        found = compare(self.grads[k], self.expected[k], self.dtypes[k])
+        found = self._difference(k)
         return found.verdict == "agrees" and found.resolution is not None
 
     def _bits(self, condition) -> int:
@@ -307,26 +328,25 @@ class _Judge:
         return self.audit.again(weights=ones).leaves
 
 
-def _leaf(name, param, grad, expected: Expected, verdict: Verdict | None) -> LeafCheck:
-    """The numbers of a leaf, and its verdict."""
+def _has_bad(grad, expected: Expected) -> bool:
+    return not (np.isfinite(widened(grad)).all() and np.isfinite(widened(expected.value)).all())
+
+
+def _not_compared(name, grad, expected: Expected, verdict: Verdict) -> LeafCheck:
+    """A leaf with NaN or inf: the first such element."""
     a, b = widened(grad), widened(expected.value)
-    dtype = jnp.result_type(param)
-    source = None if verdict is None or verdict.equation is None else verdict.equation.source
-    if verdict is not None and verdict.verdict == "not audited":
-        return LeafCheck(name, verdict.verdict, reason=verdict.reason, source=source)
-    bad = ~(np.isfinite(a) & np.isfinite(b))
-    if bad.any():
-        at = tuple(int(i) for i in np.unravel_index(np.argmax(bad), a.shape))
-        values = a[at].item(), b[at].item()
-        verdict = verdict or Verdict("not finite")
-        return LeafCheck(
-            *(name, verdict.verdict, None, None, at, *values),
-            reason=verdict.reason,
-            source=source,
-        )
-    found = compare(grad, expected, dtype)
+    at = worst(~(np.isfinite(a) & np.isfinite(b)))
+    return LeafCheck(
+        *(name, verdict.verdict, None, None, at, a[at].item(), b[at].item()),
+        reason=verdict.reason,
+        source=verdict.source,
+    )
+
+
+def _compared(name, found: Difference, verdict: Verdict | None) -> LeafCheck:
     verdict = verdict or Verdict(found.verdict)
-    return LeafCheck(name, verdict.verdict, *found[:-1], verdict.reason, source, verdict.suspects)
+    said = verdict.reason, verdict.source, verdict.suspects
+    return LeafCheck(name, verdict.verdict, *found[:-1], *said)
 
 
 def _sentence(fault: Fault) -> str:

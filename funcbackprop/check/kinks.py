@@ -1,17 +1,25 @@
 """Kinks and ties: where a gradient is one of several."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..graph import Equation
+from ..reference.tape import Step
 from .audit import Audit
 from .compare import Expected, widened, worst
 
 
 def sides(audit: Audit) -> list[list[np.ndarray]]:
     """The gradients with every exact tie broken to either side; nothing if there is no tie."""
-    if not any(step.ties is not None for step in audit.tape.steps):
+    if not has_ties(audit.tape.steps):
         return []
-    return [[c.value for c in audit.gradients(side(number))] for number in (0, 1)]
+    return [[c.value for c in audit.gradients(variant=side(number))] for number in (0, 1)]
+
+
+def has_ties(steps: Sequence[Step]) -> bool:
+    """Whether something was decided on its very threshold."""
+    return any(step.ties is not None for step in steps)
 
 
 def side(number: int):
@@ -36,11 +44,9 @@ def describe(audit: Audit, k: int, expected: Expected, grad) -> tuple[str, Equat
     at = worst(high - low)
     element = f"element [{', '.join(map(str, at))}]" if at else "this leaf"
     equation = _with_kink(audit, k)
-    kink = (
-        ""
-        if equation is None
-        else (f"`{equation.name}` at {equation.source} lies on a kink or tie. ")
-    )
+    kink = ""
+    if equation is not None:
+        kink = f"`{equation.name}` at {equation.source} lies on a kink or tie. "
     return (
         f"{kink}Any value from {low[at]:.4g} to {high[at]:.4g} is a subgradient of {element}; this "
         f"gradient has {widened(grad)[at]:.4g}",

@@ -5,7 +5,7 @@ derivative rule of its own, at its own values and the cotangent that the referen
 judged alone: the bound is that of a few roundings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..reference.rules import RULES, STRUCTURED
 from ..reference.tape import INACTIVE, Region, Tape
 from . import kinks, patterns
 from .audit import Audit, cut
-from .compare import Difference, Expected, compare, widened
+from .compare import Expected, compare, widened
 
 
 class Fault(NamedTuple):
@@ -27,18 +27,14 @@ class Fault(NamedTuple):
       where: the loops around it, as (primitive, iteration) pairs.
       input: number of the input whose contribution is wrong.
       id: number of its cotangent.
-      difference: from the reference.
       pattern: in which way, in words; "" if none was found.
-      finite: whether JAX's contribution is finite.
     """
 
     equation: Equation
     where: tuple[tuple[str, int], ...]
     input: int
     id: int
-    difference: Difference | None
     pattern: str
-    finite: bool = True
 
     @property
     def function(self) -> str:
@@ -58,8 +54,16 @@ class Fault(NamedTuple):
 
     @property
     def loops(self) -> str:
-        """ ", iteration 3 of the scan", or nothing."""
-        return "".join(f", iteration {number} of the {name}" for name, number in self.where)
+        return iterations(self.where)
+
+
+def iterations(where) -> str:
+    """The loops around a step in words.
+
+    >>> iterations((("scan", 3),))
+    ', iteration 3 of the scan'
+    """
+    return "".join(f", iteration {number} of the {name}" for name, number in where)
 
 
 def wrong_rules(audit: Audit, intended: Sequence[str]) -> list[Fault]:
@@ -79,12 +83,12 @@ def wrong_rules(audit: Audit, intended: Sequence[str]) -> list[Fault]:
 
 def first_fault(audit: Audit, bits: int) -> Fault | None:
     """The first equation in backward order, on the way to some of these leaves, that is wrong."""
-    return next(iter(_faults(audit, bits, wrong=_is_wrong)), None)
+    return _first(audit, bits, _wrong)
 
 
 def first_not_finite(audit: Audit, bits: int) -> Fault | None:
     """The first equation in backward order at which JAX's derivative is not finite."""
-    return next(iter(_faults(audit, bits, wrong=_is_not_finite)), None)
+    return _first(audit, bits, _not_finite)
 
 
 def _region_faults(audit: Audit, region: Region) -> Iterator[Fault]:
@@ -99,10 +103,9 @@ def _region_faults(audit: Audit, region: Region) -> Iterator[Fault]:
     for k, (v, e) in enumerate(zip(region.inputs, expected, strict=True)):
         if e is None or not np.isfinite(e.value).all():
             continue
-        fault = _is_wrong(got[k], e, v.own.dtype)
-        if fault is not None:
-            difference, pattern = fault
-            yield Fault(region.equation, region.where, k, v.id, difference, pattern)
+        pattern = _wrong(got[k], e, v.own.dtype)
+        if pattern is not None:
+            yield Fault(region.equation, region.where, k, v.id, pattern)
 
 
 def _of_body(audit: Audit, region: Region, dys) -> list[Expected | None]:
@@ -123,7 +126,7 @@ def _of_body(audit: Audit, region: Region, dys) -> list[Expected | None]:
     found = walk(bounds=True)
     if not all(np.isfinite(c.value).all() for c in found.values()):
         found = walk(variant=cut, bounds=True)
-    ties = any(step.ties is not None for step in tape.steps)
+    ties = kinks.has_ties(tape.steps)
     sides = [walk(variant=kinks.side(number)) for number in (0, 1)] if ties else []
     return [None if v.id == INACTIVE else _expected(v, found, sides, audit.scale) for v in inputs]
 
@@ -141,24 +144,21 @@ def _expected(value, found, sides, scale) -> Expected | None:
     return kinks.interval(c.value, scale * c.deviation, others)
 
 
-def _is_wrong(got, expected: Expected, dtype) -> tuple[Difference | None, str] | None:
-    """(difference, pattern) if a contribution is not the reference's."""
+def _wrong(got, expected: Expected, dtype) -> str | None:
+    """The pattern if a contribution is not the reference's; None if it is, or is not finite."""
     got = np.zeros(np.shape(expected.value)) if got is None else got
-    if not np.isfinite(widened(got)).all():
+    known = np.isfinite(widened(got)).all()
+    if not known or compare(got, expected, dtype).verdict != "differs":
         return None
-    difference = compare(got, expected, dtype)
-    if difference.verdict != "differs":
-        return None
-    return difference, patterns.describe(widened(got), expected.value)
+    return patterns.describe(widened(got), expected.value)
 
 
-def _is_not_finite(got, expected: Expected, dtype) -> tuple[Difference | None, str] | None:
-    bad = got is not None and not np.isfinite(widened(got)).all()
-    return (None, "") if bad else None
+def _not_finite(got, expected: Expected, dtype) -> str | None:
+    return None if got is None or np.isfinite(widened(got)).all() else ""
 
 
-def _faults(audit: Audit, bits: int, wrong) -> Iterator[Fault]:
-    """The steps on the way to some leaves whose derivative by JAX is `wrong`, last step first."""
+def _first(audit: Audit, bits: int, wrong: Callable) -> Fault | None:
+    """The last step on the way to some leaves whose derivative by JAX is `wrong`."""
     found: list[Fault] = []
 
     def watch(seen: Seen):
@@ -183,24 +183,20 @@ def _faults(audit: Audit, bits: int, wrong) -> Iterator[Fault]:
         for k, i in enumerate(step.inputs):
             if i == INACTIVE or not audit.reach.get(i, 0) & bits:
                 continue
-            fault = wrong(got[k], expected[k], dtypes[k])
-            if fault is not None:
-                found.append(
-                    Fault(step.equation, step.where, k, i, *fault, finite=fault[0] is not None)
-                )
+            pattern = wrong(got[k], expected[k], dtypes[k])
+            if pattern is not None:
+                found.append(Fault(step.equation, step.where, k, i, pattern))
                 return
 
-    audit.seen_at(watch)
-    return iter(found)
+    audit.gradients(watch=watch)
+    return found[0] if found else None
 
 
 def _by_jax(equation, values, dys, compiled) -> list[Any] | None:
     """JAX's contributions, None where it has no derivative for this equation on its own."""
     try:
         return local_vjp(equation, values, dys, compiled)
-    except (
-        Exception
-    ):  # whatever a rule raises when it is called alone; the whole gradient was found
+    except Exception:  # a rule may raise anything when it is called alone
         return None
 
 

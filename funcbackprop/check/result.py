@@ -190,8 +190,7 @@ class GradientCheck:
             if leaf.reason or leaf.verdict not in RIGHT:
                 groups.setdefault((leaf.verdict, leaf.reason or ""), []).append(leaf)
         for (verdict, reason), leaves in groups.items():
-            names = [dotted(leaf.leaf) for leaf in leaves]
-            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+            shown = tables.some([dotted(leaf.leaf) for leaf in leaves], 4)
             yield f"{verdict}: {shown}", [x for x in (_worst(leaves), reason) if x]
         for text in dict.fromkeys(leaf.suspects for leaf in self.leaves if leaf.suspects):
             yield "where", [text]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..graph import Equation
+from ..tables import some
 from .audit import Audit, opened
 from .compare import LAMBDA
 
@@ -35,10 +36,7 @@ def verdict(audit: Audit, k: int, intended) -> Blocked | None:
             return Blocked("agrees", f"{name}: {reason}, as intended", None)
         return Blocked("disconnected", reason, None)
     places = [_described(b) for b in blockers]
-    shown = ", ".join(places[:_MOST]) + (
-        f" and {len(places) - _MOST} more" if places[_MOST:] else ""
-    )
-    reason = f"every path is blocked, by {shown}"
+    reason = f"every path is blocked, by {some(places, _MOST)}"
     if name in intended or all(b.name in intended for b in blockers):
         return Blocked("agrees", f"{name}: {reason}, as intended", blockers[0])
     return Blocked("zero by structure", reason, blockers[0])
@@ -57,7 +55,7 @@ def cut_by_gates(audit: Audit, intended) -> list[str]:
         return []
     places = ", ".join(dict.fromkeys(str(gate.equation.source) for gate in gates))
     parts = []
-    for k, (c, o) in enumerate(zip(audit.leaves, audit.gradients(opened), strict=True)):
+    for k, (c, o) in enumerate(zip(audit.leaves, audit.gradients(variant=opened), strict=True)):
         if not audit.is_reached(k) or not np.isfinite(o.value).all():
             continue
         difference, size = np.linalg.norm(o.value - c.value), np.linalg.norm(o.value)
@@ -70,7 +68,7 @@ def cut_by_gates(audit: Audit, intended) -> list[str]:
     if "stop_gradient" in intended:
         audit.matched["stop_gradient"] = None
         as_intended = ", as intended"
-    shown = ", ".join(parts[:_MOST]) + (f" and {len(parts) - _MOST} more" if parts[_MOST:] else "")
     return [
-        f"stop_gradient at {places} takes a part of the gradient away from {shown}{as_intended}"
+        f"stop_gradient at {places} takes a part of the gradient away from "
+        f"{some(parts, _MOST)}{as_intended}"
     ]

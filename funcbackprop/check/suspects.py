@@ -119,7 +119,7 @@ def _compounded(audit: Audit, edge: Edge, errors, start: float) -> float | None:
 
     def part(factor):
         """How much of the errors this factor explains, and how well."""
-        changed = audit.mean.gradients(alter=_times(edge, factor))
+        changed = audit.gradients(alter=_times(edge, factor))
         return _fit([c.value - g for c, g in zip(changed, right, strict=True)], errors)
 
     a, b = 1.0, start
@@ -158,7 +158,7 @@ def _terms(audit: Audit, edges) -> dict[tuple[int, int], Any]:
                 if term is not None:
                     found[number, j] = np.array(term.value)
 
-    audit.seen_at(watch)
+    audit.gradients(watch=watch)
     return found
 
 

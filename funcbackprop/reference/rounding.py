@@ -28,8 +28,9 @@ from .rules.kinds import Array, Local, Rule
 
 # Multiply-adds with which a derivative is typically computed, beside the sums over broadcast axes.
 _OPERATIONS = 1
-# Primitives whose derivative adds along an axis, although inputs and outputs are of one size.
+# Primitives that move values to places, several of them to one.
 _SCATTERED = ("gather", "dynamic_slice", "dynamic_update_slice", "scatter")
+# Primitives whose derivative adds along an axis, although inputs and outputs are of one size.
 _ALONG_AN_AXIS = ("cum", "reduce_window", "fft")
 # Entries this many times larger than the median do not count for what is typical.
 _OUTLIER = 100.0
@@ -41,7 +42,7 @@ ONE_BY_ONE = 0.1
 # Terms that cancel in an order: the same share of their absolute sum, over a block at most.
 _ORDERED = 0.02
 _BLOCK = 1024
-# A float64 program's bound is this much smaller than that of its shadow, whose unit roundoff is
+# The bound of a float64 program in units of that of its shadow, and the shadow's unit roundoff.
 SHADOW_SCALE = 2.0**-7
 SHADOW_UNIT = 2.0**-46
 # Sums of products, and significant bits of their operands by algorithm.

@@ -198,6 +198,11 @@ class Tape:
                 names.pop(variable, None)
         return [read(atom) for atom in program.outputs]
 
+    def off_record(self, program: Program, inputs: Sequence[Value]) -> tuple[tuple, ...]:
+        """Own, wide and shadow values that a program makes of the inputs; no step is recorded."""
+        outputs = self.run(program, [value.detached() for value in inputs])
+        return tuple(zip(*((v.own, v.wide, v.rough) for v in outputs), strict=True))
+
     def evaluate(self, equation: Equation, inputs: Sequence[Any]) -> Sequence[Any]:
         """The outputs of one equation."""
         if equation.name in self.structured:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from .. import figures
-from ..tables import number
+from ..tables import number, some
 from .cells import short_status
 from .run import Run, metrics, noise
 
@@ -259,7 +259,7 @@ def check(run: Run) -> list[str]:
 
 def _disagreement(wrong, total, where):
     named = [f"{leaf} ({verdict})" for leaf, verdict in wrong.items()]
-    shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    shown = some(named, 5)
     sentences = [f"{len(wrong)} of {total} leaves were not found to agree with {where}: {shown}."]
     if set(wrong.values()) - {"not audited", "precision"}:
         sentences.append("Until this is explained, trust no other number of this report.")

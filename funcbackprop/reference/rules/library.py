@@ -20,11 +20,10 @@ from .transcendental import sigmoid
 
 def run(tape, equation, inputs):
     """The body evaluated off the record, and one step with the rule of the table."""
-    outputs = tape.run(equation.programs["body"], [value.detached() for value in inputs])
+    own, wide, rough = tape.off_record(equation.programs["body"], inputs)
     rule, choice = RULES[equation.name], None
     if rule.choose is not None:
         choice = rule.choose(equation.params, *(value.own for value in inputs))
-    own, wide, rough = zip(*((v.own, v.wide, v.rough) for v in outputs), strict=True)
     return tape.record(equation, rule, inputs, own, wide, choice, rough)
 
 
