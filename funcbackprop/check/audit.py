@@ -262,8 +262,9 @@ class Audit:
 
 def rms(x) -> float:
     """Root mean square."""
+    flat = np.ravel(x)
     with np.errstate(all="ignore"):
-        return float(np.sqrt(np.mean(np.abs(x) ** 2))) if np.size(x) else 0.0
+        return float(np.sqrt(np.vdot(flat, flat).real / flat.size)) if flat.size else 0.0
 
 
 def relative(c: Cotangent) -> float:

@@ -62,10 +62,11 @@ def _problem(kind: str, dataset: Dataset) -> Problem:
     model = _model(kind, dataset)
     loss = _LOSSES[dataset.kind]
     example_input = jax.tree.map(jnp.asarray, dataset.x[0])
+    init = jax.jit(model.init)
     metrics = {"accuracy": _accuracy(model.apply)} if dataset.kind != "regression" else None
     return Problem(
         loss=example_loss(model.apply, loss),
-        params=lambda key: model.init(key, example_input),
+        params=lambda key: init(key, example_input),
         data=(dataset.x, dataset.y),
         name=f"{dataset.name.rsplit('.', 1)[0]}-{kind}",
         test_data=(dataset.x_test, dataset.y_test),
