@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import funcbackprop as fb
-from tests.situations import SITUATIONS
+from tests.situations import SITUATIONS, required
 
 
 def checked(situation):
@@ -57,7 +57,11 @@ def mistakes(situation):
     return wrong, report
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+MUST = [pytest.param(name, marks=pytest.mark.core) for name in required.SITUATIONS]
+REPORTED = [name for name in SITUATIONS if name not in required.SITUATIONS]
+
+
+@pytest.mark.parametrize("name", [*MUST, *REPORTED])
 def test_the_verdict_is_right(name, recwarn):
     build, _ = SITUATIONS[name]
     wrong, report = mistakes(build())
