@@ -17,14 +17,24 @@ __version__ = "0.1.0"
 _CONTENTS = {
     "contract": ("Problem", "attach_keys", "example_loss", "one_example"),
     "per_example": (
+        "ClippedMean",
+        "Gram",
+        "Histogram",
         "InnerWithMean",
+        "LeafPlan",
         "Mean",
+        "MeanOf",
         "PerExample",
+        "Plan",
+        "Projection",
         "SecondMoment",
+        "Sketch",
         "SquaredDeviations",
         "SquaredNorms",
         "Variance",
+        "WeightedSum",
         "gradient_statistics",
+        "plan",
         "total",
     ),
     "check": (
@@ -57,14 +67,24 @@ if TYPE_CHECKING:
     from .contract import attach_keys as attach_keys
     from .contract import example_loss as example_loss
     from .contract import one_example as one_example
+    from .per_example import ClippedMean as ClippedMean
+    from .per_example import Gram as Gram
+    from .per_example import Histogram as Histogram
     from .per_example import InnerWithMean as InnerWithMean
+    from .per_example import LeafPlan as LeafPlan
     from .per_example import Mean as Mean
+    from .per_example import MeanOf as MeanOf
     from .per_example import PerExample as PerExample
+    from .per_example import Plan as Plan
+    from .per_example import Projection as Projection
     from .per_example import SecondMoment as SecondMoment
+    from .per_example import Sketch as Sketch
     from .per_example import SquaredDeviations as SquaredDeviations
     from .per_example import SquaredNorms as SquaredNorms
     from .per_example import Variance as Variance
+    from .per_example import WeightedSum as WeightedSum
     from .per_example import gradient_statistics as gradient_statistics
+    from .per_example import plan as plan
     from .per_example import total as total
 
 

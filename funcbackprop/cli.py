@@ -1,13 +1,20 @@
-"""The command line: `funcbackprop study`, `train` and `check`; asking for help loads no JAX."""
+"""The command line: `funcbackprop study`, `train`, `check` and `bench`; help loads no JAX."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
-from .study.config import CheckConfig, StudyConfig, TrainConfig, UsageError
+from .bench.config import BenchConfig
+from .study.config import CheckConfig, StudyConfig, TrainConfig
+from .usage import UsageError
 
-_COMMANDS = {"study": StudyConfig, "train": TrainConfig, "check": CheckConfig}
+_COMMANDS = {
+    "study": StudyConfig,
+    "train": TrainConfig,
+    "check": CheckConfig,
+    "bench": BenchConfig,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _parse(argv)
         if isinstance(config, CheckConfig):
             return _check(config)
+        if isinstance(config, BenchConfig):
+            return _bench(config)
         return _run(config, shlex.join(["funcbackprop", *argv]))
     except UsageError as error:
         return _refuse(error)
@@ -30,13 +39,14 @@ def _parse(argv: list[str]):
         raise UsageError(
             "the command line needs more packages: pip install 'funcbackprop[study]'"
         ) from error
-    study, train, check = (
+    study, train, check, bench = (
         Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
         for name, kind in _COMMANDS.items()
     )
-    either: Any = Union[study, train, check]  # noqa: UP007
+    either: Any = Union[study, train, check, bench]  # noqa: UP007
     if len(argv) > 1 and argv[0] in _COMMANDS and ":" in argv[1] and argv[1][0] != "-":
-        argv = [argv[0], "--model", *argv[1:]]  # `study module:problem`
+        option = "--workloads" if argv[0] == "bench" else "--model"
+        argv = [argv[0], option, *argv[1:]]  # `study module:problem`
     return tyro.cli(either, args=argv, prog="funcbackprop")
 
 
@@ -46,6 +56,24 @@ def _check(config: CheckConfig) -> int:
     report = checking.run(config)
     print(report)
     return 1 if report.findings else 0
+
+
+def _bench(config: BenchConfig) -> int:
+    from .bench import job
+
+    def show(report):
+        if len(report.measured) == 1:
+            print(report.head)
+        print(f"\n{report.measured[-1]}", flush=True)
+
+    try:
+        report = job.run(config, show if not config.growth else lambda report: None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    if config.growth:
+        print(report)
+    return 0
 
 
 def _run(config: TrainConfig, command: str) -> int:

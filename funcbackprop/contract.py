@@ -59,6 +59,10 @@ def one_example(batch_loss: Loss) -> Loss:
     The example gets a leading axis of length 1 on every leaf. This is right if the batch loss is
     the mean of independent examples; `funcbackprop.check_separable` tests that.
 
+    Raises:
+      ValueError: when the loss is called, if it uses the name of an axis of examples (`pmean`,
+        batch normalisation over devices): its examples are not independent.
+
     >>> import jax.numpy as jnp
     >>> batch_loss = lambda params, x: jnp.mean((x @ params) ** 2)
     >>> print(one_example(batch_loss)(jnp.ones(2), jnp.array([1.0, 2.0])))
@@ -66,7 +70,16 @@ def one_example(batch_loss: Loss) -> Loss:
     """
 
     def loss(params, example):
-        return batch_loss(params, jax.tree.map(lambda x: jnp.asarray(x)[None], example))
+        try:
+            return batch_loss(params, jax.tree.map(lambda x: jnp.asarray(x)[None], example))
+        except NameError as error:
+            if "axis name" not in str(error):
+                raise
+            raise ValueError(
+                f"`one_example`: the loss combines examples across an axis ({error}), so it has no "
+                "value for one example. Leave the collective out (axis_name=None), and use running "
+                "statistics in place of those of the batch"
+            ) from error
 
     return loss
 
@@ -216,6 +229,27 @@ def checked_params(params: chex.ArrayTree, caller: str) -> None:
             + "\n".join(bad)
             + "\nClose the loss over leaves that are not to be differentiated."
         )
+
+
+def differentiable(params: chex.ArrayTree, caller: str) -> tuple[chex.ArrayTree, Callable]:
+    """`(params without what cannot be differentiated, join)`; `join` puts that back.
+
+    Integers, booleans and random keys have no gradient: None stands in their place, in results too.
+    TypeError if nothing is left.
+    """
+    inexact = lambda p: jnp.issubdtype(jnp.result_type(p), jnp.inexact)  # noqa: E731
+    leaves, treedef = jax.tree.flatten(params)
+    if leaves and not any(map(inexact, leaves)):
+        checked_params(params, caller)
+    kept = treedef.unflatten([p if inexact(p) else None for p in leaves])
+    if all(map(inexact, leaves)):
+        return kept, lambda p: p
+
+    def join(given):
+        rest = iter(jax.tree.leaves(given))
+        return treedef.unflatten([next(rest) if inexact(p) else p for p in leaves])
+
+    return kept, join
 
 
 def scalar_loss(loss: Loss, has_aux: bool, caller: str) -> Callable:

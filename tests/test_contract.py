@@ -33,6 +33,12 @@ def test_one_example_under_vmap_is_the_batch_loss():
     assert float(singles.mean()) == pytest.approx(float(batch_loss(w, batch)))
 
 
+def test_one_example_refuses_a_loss_that_combines_examples():
+    loss = fb.one_example(lambda w, x: jax.lax.pmean(jnp.mean(x @ w), "batch"))
+    with pytest.raises(ValueError, match=r"combines examples across an axis .*batch"):
+        loss(jnp.ones(2), jnp.ones(2))
+
+
 class TestVariants(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True)
     def test_one_example_and_attach_keys(self):

@@ -165,3 +165,19 @@ def test_the_text_of_a_program():
     assert "= tanh v" in text
     assert f"test_graph.py:{f.__code__.co_firstlineno + 1}" in text
     assert text.splitlines()[-1].startswith("outputs: v")
+
+
+def test_what_is_computed_again_stays_behind_a_barrier():
+    gradient = jax.grad(jax.checkpoint(lambda w, x: jnp.sum(jnp.sin(jnp.tanh(w * x)))))
+    found = names(graph.trace(gradient)(jnp.ones(3), jnp.ones(3)))
+    assert "optimization_barrier" in found
+    assert found.index("optimization_barrier") < len(found) - 1 - found[::-1].index("tanh")
+
+
+def test_an_equation_binds_under_a_trace():
+    loop = lambda w, x: jax.lax.scan(lambda c, t: (c * t, c), w, x)  # noqa: E731
+    program = graph.trace(loop)(1.0, jnp.ones(3))
+    (scan,) = program.equations
+    end, ys = jax.jit(lambda w, x: graph.bind(scan, w, x))(2.0, jnp.arange(1.0, 4.0))
+    assert float(end) == 12.0
+    np.testing.assert_allclose(ys, [2.0, 2.0, 4.0])

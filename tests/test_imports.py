@@ -28,6 +28,7 @@ RANKS = {
     "curvature": 3,
     "per_example": 2,
     "reference": 2,
+    "usage": 2,
     "models": 1,
     "losses": 1,
     "contract": 1,
@@ -43,6 +44,9 @@ ABOVE = ("__init__", "__main__")
 # Files that load without JAX: they import it in the functions that need it.
 NO_JAX_AT_IMPORT = (
     "__init__.py",
+    "bench/__init__.py",
+    "bench/config.py",
+    "bench/result.py",
     "cli.py",
     "figures/__init__.py",
     "figures/axes.py",
@@ -58,6 +62,7 @@ NO_JAX_AT_IMPORT = (
     "training/data.py",
     "training/npz.py",
     "training/order.py",
+    "usage.py",
 )
 
 # What a jaxpr is, only `graph` knows.

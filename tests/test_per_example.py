@@ -25,6 +25,7 @@ STATS = {
     "sq_deviations": fb.SquaredDeviations(),
 }
 WEIGHTS = np.array([1.0, 0.0, 2.0, 0.5, 1.0, 0.0, 3.0])
+OF_EVERY_KIND = ("linear", "remat", "cond on the example", "tied embedding")
 
 
 def definition(loss, params, batch, weights):
@@ -100,10 +101,14 @@ def _poisoned(x, weights, poison):
     return x
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights, NaN and inf in padding"])
 @pytest.mark.parametrize("name", CASES)
-def test_definition_float32(name, weighted):
-    check(name, "jit", "float32", weighted)
+def test_definition_float32(name):
+    check(name, "jit", "float32", True)
+
+
+@pytest.mark.parametrize("name", ["linear", "batch of 1", "tied embedding", "recurrent"])
+def test_definition_without_weights(name):
+    check(name, "jit", "float32", False)
 
 
 @pytest.mark.core
@@ -119,14 +124,13 @@ def test_definition_float64(x64, name, route):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 @pytest.mark.parametrize(
     ("route", "dtype"),
     [*((route, "float64") for route in ROUTES), ("jit, chunks of 2", "float32")],
 )
-@pytest.mark.parametrize("name", CASES)
-def test_definition_all(x64, name, route, dtype, weighted):
-    check(name, route, dtype, weighted)
+@pytest.mark.parametrize("name", OF_EVERY_KIND)
+def test_definition_all(x64, name, route, dtype):
+    check(name, route, dtype, True)
 
 
 @pytest.mark.core
@@ -275,7 +279,7 @@ ERRORS = {
     "unknown method": (
         lambda: fb.gradient_statistics(lambda p, x: p, fb.Mean(), method="fast"),
         ValueError,
-        "`method` must be one of 'materialize', got 'fast'",
+        "`method` must be one of 'factored', 'materialize', got 'fast'",
     ),
     "memory limit": (
         lambda: fb.gradient_statistics(lambda p, x: p, fb.Mean(), memory_limit=0),
@@ -309,9 +313,9 @@ ERRORS = {
         ValueError,
         r"must be a real floating-point scalar, got shape \(2,\)(.|\n)*one_example",
     ),
-    "integer parameter": (
-        lambda: fb.gradient_statistics(lambda p, x: p["a"] * x, fb.Mean())(
-            {"a": 1.0, "step": 3}, jnp.ones(3)
+    "integer parameters alone": (
+        lambda: fb.gradient_statistics(lambda p, x: p["step"] * x, fb.Mean())(
+            {"step": 3}, jnp.ones(3)
         ),
         TypeError,
         r"floating-point parameters, got\n  params\['step'\]: int",
@@ -366,16 +370,46 @@ for limit in (None, 24):                              # one chunk, and chunks of
 """
 
 
+BOTH_WAYS = """
+import jax, numpy as np, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import funcbackprop as fb
+
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+model = fb.models.transformer(9, 5, 8, depth=2, heads=2, remat=True, tied=True)
+loss = fb.example_loss(model.apply, fb.losses.next_token)
+x, y = np.random.default_rng(0).integers(0, 9, (2, 8, 5)).astype(np.int32)
+params = model.init(jax.random.key(0), x[0])
+stats = [fb.Mean(), fb.SquaredNorms(), fb.Variance()]
+measure = jax.jit(fb.gradient_statistics(loss, stats))
+
+def assert_close(a, b):
+    for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(u, v, rtol=1e-3, atol=1e-5)
+
+assert_close(
+    measure(params, jax.device_put((x, y), NamedSharding(mesh, P("d")))), measure(params, (x, y))
+)
+def local(params, x, y):
+    return jax.tree.map(lambda r: r[None], measure(params, (x, y)))
+each = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("d"), P("d")), out_specs=P("d")))
+for d, part in enumerate((slice(0, 4), slice(4, 8))):
+    own = jax.tree.map(lambda r: r[d], each(params, x, y))
+    assert_close(own, measure(params, (x[part], y[part])))
+"""
+
+
 @pytest.mark.core
-def test_on_the_examples_of_one_device_inside_shard_map():
-    """JAX would sum the gradients of replicated parameters over the devices."""
+@pytest.mark.parametrize("code", [SHARDED, BOTH_WAYS], ids=["formulas", "transformer"])
+def test_on_sharded_batches(code):
+    """Inside `shard_map`, JAX would sum the gradients of replicated parameters over the devices."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "NPROC": "32", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
+        [sys.executable, "-c", code],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -180,9 +180,9 @@ STEP_ERRORS = {
     ),
     "not positive": ({"micro_batches": 0}, ValueError, "`micro_batches` must be a positive"),
     "needs the mean": (
-        {"micro_batches": 2, "stats": [fb.Mean(), fb.SquaredDeviations()]},
+        {"micro_batches": 2, "stats": [fb.SquaredDeviations(), fb.Gram()]},
         ValueError,
-        "must come before SquaredDeviations, which micro_batches=2 cannot give",
+        "SquaredDeviations, Gram must see the whole batch at once, which micro_batches=2",
     ),
     "not an optimizer": ({"jit": False, "optimizer": 3}, TypeError, "must be an optax transform"),
     "weights": ({"weights": np.ones(3)}, ValueError, r"`weights` must have shape \(12,\)"),

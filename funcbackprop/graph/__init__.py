@@ -3,6 +3,7 @@
 from .capture import CALLS, CUSTOM, trace
 from .drawing import Annotation
 from .evaluate import (
+    bind,
     evaluate,
     evaluate_wide,
     is_key,
@@ -14,7 +15,7 @@ from .evaluate import (
     widen,
 )
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
-from .versions import to_varying, varying_axes
+from .versions import is_concrete, to_varying, varying_axes
 
 __all__ = [
     "CALLS",
@@ -27,8 +28,10 @@ __all__ = [
     "Source",
     "UnsupportedPrimitive",
     "Variable",
+    "bind",
     "evaluate",
     "evaluate_wide",
+    "is_concrete",
     "is_key",
     "local_vjp",
     "stack",

@@ -70,7 +70,9 @@ ATOMS = {
 CUSTOM = {name for name, (_, kind) in CALLS.items() if kind in ("custom_jvp", "custom_vjp")}
 
 
-def trace(fun: Callable, keep: Collection[str] = (), enter: bool = True) -> Callable[..., Program]:
+def trace(
+    fun: Callable, keep: Collection[str] = (), enter: bool = True, prints: bool = False
+) -> Callable[..., Program]:
     """Capture a function as a program, in its own dtypes.
 
     Args:
@@ -80,6 +82,7 @@ def trace(fun: Callable, keep: Collection[str] = (), enter: bool = True) -> Call
       enter: whether other functions with custom derivative rules are flattened like any call.
         Otherwise each stays one equation (`custom_jvp_call`, `custom_vjp_call`, ...) whose program
         is `equation.programs["body"]`.
+      prints: whether `jax.debug.print` and callbacks without a result are equations too.
 
     Returns:
       `f(*args) -> Program`: nothing is computed; shapes and dtypes of `args` are what counts.
@@ -105,7 +108,7 @@ def trace(fun: Callable, keep: Collection[str] = (), enter: bool = True) -> Call
                 "`trace`: the function takes or closes over a mutable array, whose contents change "
                 "while it runs. Make it inside the function from an ordinary array: jax.new_ref(x)"
             )
-        program = _Capture(keep, enter).program(closed)
+        program = _Capture(keep, enter, prints).program(closed)
         names = tuple(keystr(path) for path, _ in tree_flatten_with_path(args)[0])
         return Program(
             *(program.inputs, program.constants, program.equations, program.outputs),
@@ -118,9 +121,12 @@ def trace(fun: Callable, keep: Collection[str] = (), enter: bool = True) -> Call
 class _Capture:
     """Collects the equations of one program; programs inside it get a collector of their own."""
 
-    def __init__(self, keep: Collection[str], enter: bool, calls: tuple[Call, ...] = ()):
+    def __init__(
+        self, keep: Collection[str], enter: bool, prints: bool, calls: tuple[Call, ...] = ()
+    ):
         self.keep = keep
         self.enter = enter
+        self.prints = prints
         self.calls = calls
         self.constants: list[tuple[Variable, Any]] = []
         self.equations: list[Equation] = []
@@ -129,7 +135,7 @@ class _Capture:
         jaxpr, consts = versions.open_jaxpr(jaxpr)
         inputs = tuple(_variable(v) for v in jaxpr.invars)
         outputs = self.flatten(jaxpr, consts, inputs, self.calls)
-        equations = _live(self.equations, outputs)
+        equations = _live(self.equations, outputs, _WRITES | (_PRINTS if self.prints else set()))
         used = {atom for equation in equations for atom in equation.inputs} | {*outputs}
         constants = tuple((v, value) for v, value in self.constants if v in used)
         return Program(inputs, constants, tuple(equations), outputs)
@@ -167,7 +173,25 @@ class _Capture:
                 return self._kept(f"jax:{name}", eqn, arguments, calls, call, parameter)
             if not self.enter:
                 return self._kept(eqn.primitive.name, eqn, arguments, calls, call, parameter)
+        if versions.is_kept_apart(eqn):
+            arguments = self._barrier(eqn, arguments, (*calls, call))
         return self.flatten(jaxpr, consts, arguments, (*calls, call))
+
+    def _barrier(self, eqn, arguments, calls) -> tuple[Atom, ...]:
+        """Before a recomputation, which XLA would otherwise merge with the way forward."""
+        before = tuple(a for a in dict.fromkeys(arguments) if isinstance(a, Variable))
+        after = tuple(Variable(v.shape, v.dtype) for v in before)
+        locate = functools.partial(versions.source, eqn)
+        self.equations.append(
+            Equation(
+                *("optimization_barrier", before, after),
+                calls=calls,
+                locate=locate,
+                primitive=versions.Barrier(),
+            )
+        )
+        passed: dict[Any, Any] = dict(zip(before, after, strict=True))
+        return tuple(passed.get(a, a) for a in arguments)
 
     def _kept(self, name, eqn, arguments, calls, call, parameter) -> tuple[Variable, ...]:
         outputs = tuple(_variable(v) for v in eqn.outvars)
@@ -198,7 +222,7 @@ class _Capture:
             },
             calls=calls,
             locate=locate,
-            primitive=eqn.primitive,
+            primitive=versions.Whole(eqn, _first(params[held[0]])) if held else eqn.primitive,
         )
         if name not in STRUCTURED and name not in ATOMS and versions.has_programs(params):
             raise UnsupportedPrimitive(
@@ -211,7 +235,11 @@ class _Capture:
     def _inner(self, held, calls):
         if isinstance(held, tuple):
             return tuple(None if x is None else self._inner(x, calls) for x in held)
-        return _Capture(self.keep, self.enter, calls).program(held)
+        return _Capture(self.keep, self.enter, self.prints, calls).program(held)
+
+
+def _first(held):
+    return next(x for x in held if x is not None) if isinstance(held, tuple) else held
 
 
 def _variable(var) -> Variable:
@@ -222,12 +250,12 @@ def _literal(atom) -> np.ndarray:
     return np.asarray(atom.val, versions.dtype(atom.aval))
 
 
-def _live(equations: list[Equation], outputs: Sequence[Atom]) -> list[Equation]:
-    """The equations that the outputs need, and those that write to a mutable array."""
+def _live(equations: list[Equation], outputs: Sequence[Atom], also: set[str]) -> list[Equation]:
+    """The equations that the outputs need, and those with these names."""
     live: set[Any] = set(outputs)
     kept = []
     for equation in reversed(equations):
-        if equation.name in _WRITES or not live.isdisjoint(equation.outputs):
+        if equation.name in also or not live.isdisjoint(equation.outputs):
             live.update(equation.inputs)
             kept.append(equation)
     return kept[::-1]
@@ -235,3 +263,4 @@ def _live(equations: list[Equation], outputs: Sequence[Atom]) -> list[Equation]:
 
 # What writes to a mutable array, or may do so in its program.
 _WRITES = {"swap", "addupdate", "accum_grad_in_ref", "cond", "scan", "while", "run_state"}
+_PRINTS = {"debug_callback", "debug_print", "io_callback"}

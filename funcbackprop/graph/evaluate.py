@@ -45,6 +45,18 @@ def evaluate_wide(equation: Equation, *values: Any) -> tuple[Any, ...]:
         return _bind(equation, params, values)
 
 
+def bind(equation: Equation, *values: Any) -> tuple[Any, ...]:
+    """The outputs of an equation as JAX arrays: for use inside functions that JAX traces.
+
+    >>> from funcbackprop.graph import trace
+    >>> (equation,) = trace(jnp.sin)(np.float32(0)).equations
+    >>> print(jax.vmap(lambda x: bind(equation, x)[0])(jnp.zeros(2)))
+    [0. 0.]
+    """
+    out = equation.primitive.bind(*values, **equation.params)
+    return tuple(out) if equation.primitive.multiple_results else (out,)
+
+
 def local_vjp(
     equation: Equation,
     values: Sequence[Any],
@@ -85,8 +97,7 @@ def _vjp(equation, floats, values, cotangents):
         full = list(values)
         for k, value in zip(floats, moving, strict=True):
             full[k] = value
-        out = equation.primitive.bind(*full, **equation.params)
-        return tuple(out) if equation.primitive.multiple_results else (out,)
+        return bind(equation, *full)
 
     out, pull = jax.vjp(outputs, *(jnp.asarray(values[k]) for k in floats))
     return pull(tuple(map(_cotangent, out, cotangents)))

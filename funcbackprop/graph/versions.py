@@ -6,6 +6,7 @@ from typing import Any
 import chex
 import jax
 import jax.experimental
+import numpy as np
 from jax._src import source_info_util
 from jax.extend import core
 
@@ -31,6 +32,11 @@ def to_varying(x: chex.Numeric, axes: tuple[str, ...]) -> chex.Array:
     if hasattr(_lax, "pcast"):
         return _lax.pcast(x, axes, to="varying")
     return _lax.pvary(x, axes)  # JAX 0.7
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether a value is an array of JAX whose entries are known now."""
+    return isinstance(value, jax.Array) and not isinstance(value, _core.Tracer)
 
 
 def enable_x64():
@@ -105,14 +111,29 @@ def function_name(jaxpr: Any, eqn: Any) -> tuple[str, bool]:
     return str(name), bool(file) and not source_info_util.is_user_filename(file)
 
 
+def is_kept_apart(eqn: Any) -> bool:
+    """Whether a call recomputes on the way back what XLA must not merge with the way forward."""
+    prevents = eqn.params.get("prevent_cse", False)
+    return bool(eqn.params.get("differentiated")) and bool(np.any(prevents))
+
+
+class Barrier:
+    """What JAX puts before a recomputation: XLA does not look through it."""
+
+    multiple_results = True
+
+    def bind(self, *values: Any) -> tuple:
+        return jax.lax.optimization_barrier(values)
+
+
 class Whole:
-    """A call that is evaluated as it stands, with the derivative rule that it brings.
+    """An equation with programs inside that is evaluated as it stands, by JAX.
 
     Binding by hand would need `Primitive.get_bind_params`, whose result differs between versions.
 
     Args:
-      eqn: the call.
-      body: its program; it lends the names that JAX wants a program to have.
+      eqn: the equation.
+      body: a program inside; it lends the names that JAX wants a program to have.
     """
 
     multiple_results = True

@@ -7,22 +7,13 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 
-from ..contract import (
-    Loss,
-    prepared,
-    scalar_loss,
-    vary_like,
-    zero_padding,
-)
-from .statistics import Mean, Statistic
+from ..contract import Loss, differentiable, prepared, scalar_loss
+from . import definition, factored, passes
+from .passes import Batch
+from .statistics import Leafwise, Statistic
 
-METHODS = ("materialize",)
-
-# Arrays of the size of one chunk's gradients that are alive at once: the gradients, their masked
-# copy, and a square on its way into a sum.
-_ALIVE = 3
+METHODS = ("factored", "materialize")
 _CPU_LIMIT = 2**30
 _ACCELERATOR_SHARE = 0.25
 
@@ -32,7 +23,7 @@ def gradient_statistics(
     stats: Any,
     *,
     has_aux: bool = False,
-    method: str = "materialize",
+    method: str = "factored",
     memory_limit: int | None = None,
 ) -> "Measure":
     """Statistics of the per-example gradients g_i = d loss(params, example_i) / d params.
@@ -41,10 +32,11 @@ def gradient_statistics(
       loss: `loss(params, example) -> scalar` of one example; `(scalar, aux)` with `has_aux=True`.
       stats: any pytree whose leaves are statistics, such as `{"mean": fb.Mean()}`.
       has_aux: whether the loss returns `(scalar, aux)`.
-      method: `"materialize"` writes the gradients out with `vmap(grad)`, chunk by chunk: the
-        definition, exact and slow.
-      memory_limit: bytes that the temporaries may take; it sets the chunk size. None is 1 GiB on
-        CPU and a quarter of the free memory on an accelerator.
+      method: `"factored"` keeps the gradients as products of small arrays, wherever they are born
+        as such; see `funcbackprop.plan`. `"materialize"` writes them out with `vmap(grad)`, chunk
+        by chunk: the definition, exact and slow.
+      memory_limit: bytes that gradients which are written out may take at a time. None is 1 GiB
+        on CPU and a quarter of the free memory on an accelerator.
 
     Returns:
       `measure(params, batch, weights=None) -> (losses, results)`, a pure function that may be
@@ -57,8 +49,10 @@ def gradient_statistics(
       TypeError, ValueError: a leaf of `stats` is no statistic, `method` is unknown, or, when
         called, `params`, `batch`, `weights` or the loss's output have the wrong form.
 
-    Cost: time of `vmap(grad)`; memory of at most `memory_limit` beside the results. A statistic
-    that needs the mean first doubles the time unless the batch fits in one chunk.
+    Cost: by factors, about that of the plain gradient of the batch, in time and memory, and what
+    the statistic adds. Written out, the time of `vmap(grad)`, and memory of at most
+    `memory_limit` beside the results; a statistic that needs the mean first doubles the time
+    unless the batch fits in one chunk.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
     >>> loss = lambda w, x: 0.5 * (w - x) ** 2  # g_i = w - x_i
@@ -93,21 +87,22 @@ def gradient_statistics(
             f"got {memory_limit!r}"
         )
     stats = tuple(stat for _, stat in leaves)
-    return Measure(loss, stats, treedef, has_aux, memory_limit)
+    return Measure(loss, stats, treedef, has_aux, method, memory_limit)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Measure:
     """What `gradient_statistics` returns: call it with `(params, batch, weights=None)`.
 
-    `states`, `fold` and `finalize` are the same computation taken apart, for callers that merge
-    several batches.
+    `states`, `fold`, `merge` and `finalize` are the same computation taken apart, for callers that
+    merge several batches.
     """
 
     loss: Loss
     stats: tuple[Statistic, ...]
     treedef: Any
     has_aux: bool
+    method: str
     memory_limit: int | None
 
     def __call__(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights=None):
@@ -116,53 +111,35 @@ class Measure:
 
     def states(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights=None) -> tuple:
         """`(losses [B], aux, states)`: one state for each statistic, not finalized."""
-        params, batch, weights, padded = prepared(params, batch, weights, "gradient_statistics")
-        size = len(weights)
-        chunk = _even(size, self._chunk_size(params))
-        if chunk == size:
-            return self._one_chunk(params, batch, weights, padded)
-        return self._two_passes(params, batch, weights, padded, chunk)
+        given = self.given(params, batch, weights)
+        by_factors = [self.method == "factored" and isinstance(s, Leafwise) for s in self.stats]
+        found, losses, aux = {}, None, None
+        for own in sorted({*by_factors} or {True}):
+            stats = [s for s, chosen in zip(self.stats, by_factors, strict=True) if chosen == own]
+            way = factored.WAY if own else definition.WAY
+            losses, aux, states = passes.measure(way, stats, given)
+            found[own] = iter(states)
+        return losses, aux, [next(found[own]) for own in by_factors]
 
-    def fold(self, measure_chunk: Callable, params, batch, weights, size: int) -> tuple:
+    def given(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights: Any) -> Batch:
+        """What is measured, checked; parameters that cannot be differentiated in the loss."""
+        params, join = differentiable(params, "gradient_statistics")
+        checked = scalar_loss(self.loss, self.has_aux, "gradient_statistics")
+        limit = self.memory_limit if self.memory_limit is not None else default_memory_limit()
+        params, batch, weights, padded = prepared(params, batch, weights, "gradient_statistics")
+        loss = lambda p, example: checked(join(p), example)  # noqa: E731
+        return Batch(loss, params, batch, weights, padded, int(limit))
+
+    def fold(self, measure_chunk: Callable, params, data, size: int) -> tuple:
         """Measure a batch in chunks of `size` examples, under `lax.scan`, and merge the states.
 
         Args:
-          measure_chunk: `(batch, weights) -> (losses, aux, states)` for one chunk.
+          measure_chunk: `(*data) -> (losses, aux, states)` for one chunk of `data`.
+          data: arrays with a leading axis of examples.
           size: examples in a chunk; the remainder is measured once after the scan.
         """
-        count = len(weights) // size
-        data = (batch, weights)
-        head = jax.tree.map(lambda x: x[: count * size].reshape(count, size, *x.shape[1:]), data)
-
-        def body(carry, chunk):
-            losses, aux, states = measure_chunk(*chunk)
-            carry = [
-                old if stat.per_example else stat.merge(old, new)
-                for stat, old, new in zip(self.stats, carry, states, strict=True)
-            ]
-            per_example = [
-                new if stat.per_example else ()
-                for stat, new in zip(self.stats, states, strict=True)
-            ]
-            return carry, (losses, aux, per_example)
-
-        empty = [() if stat.per_example else stat.init(params) for stat in self.stats]
-        start: Any = vary_like(empty, (params, data))
-        carry, stacked = jax.lax.scan(body, start, head)
-        losses, aux, per_example = jax.tree.map(
-            lambda x: x.reshape(count * size, *x.shape[2:]), stacked
-        )
-        states = [
-            one if stat.per_example else merged
-            for stat, one, merged in zip(self.stats, per_example, carry, strict=True)
-        ]
-        if count * size == len(weights):
-            return losses, aux, states
-        rest = measure_chunk(*jax.tree.map(lambda x: x[count * size :], data))
-        losses, aux = jax.tree.map(
-            lambda x, y: jnp.concatenate([x, y]), (losses, aux), (rest[0], rest[1])
-        )
-        return losses, aux, self.merge(states, rest[2])
+        params, _ = differentiable(params, "gradient_statistics")
+        return passes.fold(self.stats, measure_chunk, params, data, size)
 
     def merge(self, a, b):
         """The states of the examples of `a` followed by those of `b`."""
@@ -170,71 +147,10 @@ class Measure:
 
     def finalize(self, states, params: chex.ArrayTree):
         """The results, with the structure of `stats`."""
+        params, _ = differentiable(params, "gradient_statistics")
         return self.treedef.unflatten(
             s.finalize(x, params) for s, x in zip(self.stats, states, strict=True)
         )
-
-    def _one_chunk(self, params, batch, weights, padded):
-        losses, aux, grads = self._materialize(params, batch, weights, padded)
-        mean = None
-        if any(stat.needs_mean for stat in self.stats):
-            mean = Mean().add(Mean().init(params), grads, weights)["mean"]
-        return losses, aux, self._add(params, grads, weights, mean)
-
-    def _two_passes(self, params, batch, weights, padded, chunk):
-        """First the statistics of one pass and the mean, then those that need the mean."""
-        first = dataclasses.replace(
-            self, stats=(*(s for s in self.stats if not s.needs_mean), Mean())
-        )
-        second = dataclasses.replace(self, stats=tuple(s for s in self.stats if s.needs_mean))
-
-        def with_mean(measure, mean):
-            def measure_chunk(batch, weights):
-                losses, aux, grads = measure._materialize(params, batch, weights, padded)
-                return losses, aux, measure._add(params, grads, weights, mean)
-
-            return measure_chunk
-
-        losses, aux, states = first.fold(with_mean(first, None), params, batch, weights, chunk)
-        mean = states.pop()["mean"]
-        centred = []
-        if second.stats:
-            measure_chunk = with_mean(second, mean)
-            _, _, centred = second.fold(measure_chunk, params, batch, weights, chunk)
-        one_pass, two_pass = iter(states), iter(centred)
-        return losses, aux, [next(two_pass if s.needs_mean else one_pass) for s in self.stats]
-
-    def _add(self, params, grads, weights, mean):
-        return [s.add(s.init(params), grads, weights, mean) for s in self.stats]
-
-    def _materialize(self, params, batch, weights, padded):
-        """`(losses [C], aux, grads [C, ...])` by `vmap(grad)`: the definition."""
-        loss = scalar_loss(self.loss, self.has_aux, "gradient_statistics")
-        value_and_grad = jax.value_and_grad(loss, has_aux=True)
-        (losses, aux), grads = jax.vmap(value_and_grad, in_axes=(None, 0))(params, batch)
-        if padded:
-            losses, aux, grads = jax.tree.map(
-                lambda x: zero_padding(x, weights), (losses, aux, grads)
-            )
-        return losses, aux, grads
-
-    def _chunk_size(self, params) -> int:
-        sizes = [jnp.size(p) * jnp.result_type(p).itemsize for p in jax.tree.leaves(params)]
-        limit = self.memory_limit if self.memory_limit is not None else default_memory_limit()
-        return max(1, int(limit) // max(1, _ALIVE * sum(sizes)))
-
-
-def _even(size: int, chunk: int) -> int:
-    """The largest divisor of `size` up to `chunk`, unless that is less than half of `chunk`.
-
-    Without a remainder the program of a chunk is compiled once, not twice.
-
-    >>> [_even(512, 95), _even(64, 100), _even(7, 3)]
-    [64, 64, 3]
-    """
-    chunk = min(size, chunk)
-    divisor = next(c for c in range(chunk, 0, -1) if size % c == 0)
-    return divisor if 2 * divisor >= chunk else chunk
 
 
 def default_memory_limit() -> int:

@@ -2,9 +2,10 @@
 
 from ..check import GradientCheck
 from ..files import write_text
-from .config import CheckConfig, UsageError
+from ..usage import UsageError, initial_params
+from .config import CheckConfig
 from .measure import Check
-from .problems import initial_params, task
+from .problems import task
 
 
 def run(config: CheckConfig) -> GradientCheck:

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..usage import UsageError
+
 MODELS = ("mlp", "convnet", "lstm", "transformer")
 SEQUENCE_MODELS = ("lstm", "transformer")
 OPTIMIZERS = (
@@ -36,10 +38,6 @@ OPTIMIZERS = (
 
 # Fields that say where the results go, not what they are: they may differ when a run resumes.
 _PLACE = ("out", "overwrite", "tensorboard")
-
-
-class UsageError(ValueError):
-    """Something the user asked for cannot be done; the command line prints it and exits with 2."""
 
 
 @dataclasses.dataclass(frozen=True)

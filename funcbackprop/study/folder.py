@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files import json_safe, write_json
 from ..training import read_rows
-from .config import UsageError
+from ..usage import UsageError
 
 
 @contextlib.contextmanager

@@ -1,11 +1,8 @@
 """The job of `funcbackprop study` and `train`: a run folder, started or resumed, and its report."""
 
 import functools
-import os
-import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from .. import __version__, report
+from .. import report
 from ..contract import (
     Problem,
     attach_keys,
@@ -34,12 +31,12 @@ from ..training import (
     make_step,
     read_rows,
 )
+from ..usage import UsageError, environment, initial_params
 from . import measure
-from .config import StudyConfig, TrainConfig, UsageError
+from .config import StudyConfig, TrainConfig
 from .folder import check_rows, is_complete, run_folder
-from .problems import Task, initial_params, optimizer, task
+from .problems import Task, optimizer, task
 
-_VERSIONS = ("jax", "jaxlib", "optax", "numpy")
 _CHECK_EXAMPLES = 64
 
 
@@ -112,14 +109,7 @@ def _metadata(config: TrainConfig, what: Task, command: str) -> dict[str, Any]:
     params = jax.eval_shape(lambda: initial_params(what.problem, 0))
     return {
         "command": command,
-        "versions": {
-            "funcbackprop": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _VERSIONS},
-        },
-        "platform": platform.platform(),
-        "devices": [str(device) for device in jax.devices()],
-        "cores": os.cpu_count(),
+        **environment(),
         "seeds": list(config.all_seeds),
         "data": what.description,
         "parameters": sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params)),

@@ -2,9 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +14,8 @@ from .. import losses, models
 from ..contract import Problem, batch_size, example_loss
 from ..reference import layerwise
 from ..training import Dataset, load
-from .config import MODELS, SEQUENCE_MODELS, ProblemConfig, TrainConfig, UsageError
+from ..usage import UsageError, import_problem
+from .config import MODELS, SEQUENCE_MODELS, ProblemConfig, TrainConfig
 
 # kind of data -> (loss, what the model's last layer gives)
 _LOSSES = {
@@ -114,7 +112,7 @@ def _accuracy(apply: Callable) -> Callable:
 
 
 def _users_task(config: ProblemConfig) -> Task:
-    problem = _import_problem(config.model)
+    problem = import_problem(config.model)
     if config.data is not None:
         raise UsageError(
             f"--data cannot be given with --model {config.model}: a problem brings its own data"
@@ -144,36 +142,6 @@ def _check_batch_size(config: ProblemConfig, examples: int) -> None:
             f"--batch-size {config.batch_size} is larger than the data, which has {examples} "
             "training examples"
         )
-
-
-def _import_problem(target: str) -> Problem:
-    module_name, _, attribute = target.partition(":")
-    folder = os.getcwd()
-    if folder not in sys.path:  # as `python -m` does
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--model {target}: cannot import: {error}") from error
-    problem = getattr(module, attribute, None)
-    if not isinstance(problem, Problem) and callable(problem):
-        try:
-            problem = problem()
-        except TypeError as error:
-            raise UsageError(f"--model {target}: cannot call it: {error}") from error
-    if not isinstance(problem, Problem):
-        raise UsageError(
-            f"--model {target}: expected a funcbackprop.Problem, or a function that returns one, "
-            f"named {attribute!r} in {module_name}, got {type(problem).__name__}"
-        )
-    return problem
-
-
-def initial_params(problem: Problem, seed: int) -> Any:
-    """The parameters of a seed."""
-    if callable(problem.params):
-        return problem.params(jax.random.key(seed))
-    return problem.params
 
 
 def optimizer(problem: Problem, config: TrainConfig) -> optax.GradientTransformation:

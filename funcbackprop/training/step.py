@@ -71,11 +71,15 @@ def make_step(
             f"`make_step`: `micro_batches` must be a positive integer, got {micro_batches!r}"
         )
     measure = gradient_statistics(loss, {"mean": Mean(), "user": stats or {}}, has_aux=has_aux)
-    slow = [type(stat).__name__ for stat in measure.stats if stat.needs_mean]
+    slow = [
+        type(stat).__name__
+        for stat in measure.stats
+        if stat.needs_mean or getattr(stat, "whole_batch", False)
+    ]
     if slow and micro_batches > 1:
         raise ValueError(
-            f"`make_step`: the mean gradient of the whole batch must come before "
-            f"{', '.join(slow)}, which micro_batches={micro_batches} cannot give; use "
+            f"`make_step`: {', '.join(slow)} must see the whole batch at once, which "
+            f"micro_batches={micro_batches} cannot give; use "
             "micro_batches=1, or Variance() and SquaredNorms(), which merge"
         )
     gradient = mean_gradient(loss, has_aux=has_aux, caller="make_step")
@@ -106,7 +110,7 @@ def make_step(
             losses, aux, states = measure_chunk(batch, weights)
         else:
             losses, aux, states = measure.fold(
-                measure_chunk, state.params, batch, weights, size // micro_batches
+                measure_chunk, state.params, (batch, weights), size // micro_batches
             )
         results = measure.finalize(states, state.params)
         value = _weighted_mean(losses, weights)

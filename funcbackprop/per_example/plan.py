@@ -1,0 +1,183 @@
+"""The plan: how `gradient_statistics` will find the statistics of each parameter leaf."""
+
+import dataclasses
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ..contract import Loss, differentiable, leaf_names
+from ..tables import labels, number, percent, text
+from . import factored
+from .engine import gradient_statistics
+from .factors import DENSE
+from .passes import rows_of
+from .statistics import Leafwise
+from .terms import Gradient
+
+# Characters for the name of a leaf.
+_NAME = 36
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafPlan:
+    """What is done for one parameter leaf.
+
+    Attributes:
+      leaf: its path.
+      source: the lines where its gradient is born.
+      form: how its gradients are kept: "outer products", "convolution", "rows", "entries" (they are
+        no larger than what they are made of), "none" (the loss does not use it), or "written out".
+      algorithm: how the statistics are found.
+      flops: for the batch, of all statistics together.
+      bytes: of the gradients of the batch as they are kept.
+      written: bytes of gradients that are written out at a time.
+      reason: why its gradients are written out although they are larger than what they are made
+        of; None otherwise.
+    """
+
+    leaf: str
+    source: str
+    form: str
+    algorithm: str
+    flops: int
+    bytes: int
+    written: int
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the statistics of a batch are found, leaf by leaf; `str(plan)` is a table.
+
+    Attributes:
+      leaves: a `LeafPlan` for each parameter leaf.
+      examples: B.
+      parameters: P.
+    """
+
+    leaves: tuple[LeafPlan, ...]
+    examples: int
+    parameters: int
+
+    @property
+    def fallbacks(self) -> tuple[LeafPlan, ...]:
+        """The leaves whose gradients are written out because their form was not recognised."""
+        return tuple(leaf for leaf in self.leaves if leaf.reason is not None)
+
+    @property
+    def written(self) -> int:
+        """Bytes of gradients that are written out at a time, at most: all fallbacks, and for the
+        other leaves a few examples of one leaf at a time."""
+        fallback = sum(leaf.written for leaf in self.fallbacks)
+        return fallback + max((leaf.written for leaf in self.leaves if not leaf.reason), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return dataclasses.asdict(self)
+
+    def __str__(self):
+        names = labels([x.leaf for x in self.leaves], _NAME)
+        rows = [
+            [name, x.source, x.form, x.algorithm, x.flops / 1e6, x.bytes / 1e6, x.written / 1e6]
+            for name, x in zip(names, self.leaves, strict=True)
+        ]
+        header = ["leaf", "born at", "form", "algorithm", "MFLOP", "MB kept", "MB written"]
+        whole = self.examples * self.parameters * 4
+        lines = [
+            text(rows, header, width=120),
+            f"{self.examples} examples, {number(self.parameters)} parameters. Gradients written "
+            f"out at a time: at most {number(self.written / 1e6)} MB, "
+            f"{percent(self.written / max(1, whole))} of what all of them would take.",
+        ]
+        lines += [f"{x.leaf} is written out: {x.reason}" for x in self.fallbacks]
+        return "\n".join(lines)
+
+
+def plan(loss: Loss, stats: Any, *, has_aux: bool = False, memory_limit: int | None = None):
+    """How `gradient_statistics(loss, stats)` finds its results, without computing them.
+
+    Args:
+      loss, stats, has_aux, memory_limit: as for `funcbackprop.gradient_statistics`.
+
+    Returns:
+      `f(params, batch, weights=None) -> Plan`; shapes and dtypes are what counts.
+
+    Raises:
+      TypeError, ValueError: as `gradient_statistics`.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))
+    >>> found = fb.plan(loss, fb.SquaredNorms())(jnp.ones((64, 32)), jnp.ones((8, 64)))
+    >>> found.leaves[0].form, found.leaves[0].algorithm, found.fallbacks
+    ('outer products', 'product of norms', ())
+    """
+    measure = gradient_statistics(loss, stats, has_aux=has_aux, memory_limit=memory_limit)
+
+    def f(params: chex.ArrayTree, batch: chex.ArrayTree, weights: Any = None) -> Plan:
+        seen: dict[int, _Seen] = {}
+
+        def note(leaf, g, times):
+            seen[leaf] = seen.get(leaf, _Seen(g, times, {}))
+            return seen[leaf].log
+
+        leafwise = [s for s in measure.stats if isinstance(s, Leafwise)]
+
+        def taken(params, batch, weights):
+            given = measure.given(params, batch, weights)
+            return factored.take(leafwise, given, None, rows_of(leafwise), note)
+
+        jax.eval_shape(taken, params, batch, weights)
+        params, _ = differentiable(params, "plan")
+        leaves, names = jax.tree.leaves(params), leaf_names(params)
+        found = tuple(_leaf_plan(name, seen[k]) for k, name in enumerate(names))
+        examples = len(jax.tree.leaves(batch)[0])
+        return Plan(found, examples, sum(map(jnp.size, leaves)))
+
+    return f
+
+
+@dataclasses.dataclass
+class _Seen:
+    """Where statistics were taken from a leaf, and what was asked there."""
+
+    gradient: Gradient
+    times: int
+    asked: dict[str, tuple]
+
+    def log(self, what, how, flops, written):
+        self.asked.setdefault(what, (how, flops, written))
+
+
+def _leaf_plan(name: str, seen: _Seen) -> LeafPlan:
+    g, terms = seen.gradient, seen.gradient.terms
+    itemsize = jnp.dtype(g.dtype).itemsize
+    causes = [t.equation for t in terms if t.form is DENSE and t.equation is not None]
+    forms = dict.fromkeys(t.form.name for t in terms)
+    ways = dict.fromkeys(how for how, *_ in seen.asked.values())
+    if len(ways) > 1:
+        ways.pop("contraction", None)  # of the mean, which every form has
+    at_a_time = max((written for *_, written in seen.asked.values()), default=0)
+    if causes:
+        at_a_time = g.size
+    return LeafPlan(
+        leaf=name,
+        source=", ".join(dict.fromkeys(map(_place, (t.equation for t in terms if t.equation)))),
+        form="written out" if causes else " + ".join(forms),
+        algorithm=", ".join(ways),
+        flops=g.size * seen.times * sum(flops for _, flops, _ in seen.asked.values()),
+        bytes=seen.times * sum(x.size * x.dtype.itemsize for t in terms for x in (t.u, t.v)),
+        written=at_a_time * math.prod(g.shape) * itemsize,
+        reason="; ".join(map(_why, causes)) if causes else None,
+    )
+
+
+def _place(equation) -> str:
+    source = equation.source
+    return f"{source.file.rpartition('/')[2]}:{source.line}"
+
+
+def _why(equation) -> str:
+    return f"`{equation.name}` at {equation.source} makes it, and its entries are needed afterwards"

@@ -1,0 +1,312 @@
+"""Statistics with a value for every parameter: means of functions of the gradients' entries."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ..terms import Gradient, weighted_sum
+from .protocol import Leafwise, Part, abs2, accumulator, or_nan, ratio, real, tree_of
+
+
+class MeanOfElements(Leafwise):
+    """The state is a total weight and a mean for each leaf."""
+
+    def init(self, params):
+        return {"weight": jnp.zeros(()), "mean": jax.tree.map(accumulator, params)}
+
+    def collect(self, parts, params, weights):
+        means = tree_of(params, [self.of_part(part) for part in parts])
+        return {"weight": jnp.sum(weights), "mean": means}
+
+    def of_part(self, part):
+        return part.elements
+
+    def merge(self, a, b):
+        weight = a["weight"] + b["weight"]
+        share = ratio(b["weight"], weight)
+        mean = jax.tree.map(
+            lambda x, y: x + (y - x) * share.astype(real(x.dtype)), a["mean"], b["mean"]
+        )
+        return {"weight": weight, "mean": mean}
+
+    def finalize(self, state, params):
+        return jax.tree.map(lambda m: or_nan(state["weight"] > 0, m), state["mean"])
+
+
+@dataclass(frozen=True)
+class Mean(MeanOfElements):
+    """The weighted mean gradient G = sum_i w_i g_i / sum_i w_i, in the dtypes of `params`.
+
+    NaN if all weights are zero: there is nothing to average. Cost: that of the plain gradient.
+    """
+
+    def of(self, grads, weight):
+        """The state of examples of total weight `weight` whose mean gradient is `grads`."""
+        wide = jax.tree.map(lambda g: jnp.asarray(g).astype(accumulator(g).dtype), grads)
+        return {"weight": weight, "mean": wide}
+
+    def reduce(self, g, operands, numbers):
+        return Part(elements=g.own_mean)
+
+    def finalize(self, state, params):
+        means = super().finalize(state, params)
+        return jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), means, params)
+
+
+@dataclass(frozen=True)
+class SecondMoment(MeanOfElements):
+    """The weighted elementwise second moment sum_i w_i |g_i|^2 / sum_i w_i; a tree like `params`.
+
+    Units: squared gradient. NaN if all weights are zero.
+    """
+
+    def init(self, params):
+        return super().init(jax.tree.map(lambda p: accumulator(p).real, params))
+
+    def reduce(self, g, operands, numbers):
+        summed = g.sum_of_squares()
+        if summed is None:
+            return Part(elements=_mean_of(g, abs2))
+        return Part(elements=summed / jnp.where(g.weight > 0, g.weight, 1).astype(summed.dtype))
+
+
+@dataclass(frozen=True)
+class MeanOf(MeanOfElements):
+    """The weighted mean sum_i w_i f(g_i) / sum_i w_i of a function of entries; like `params`.
+
+    `MeanOf(jnp.sign)` is the mean sign of each parameter's gradient. NaN if all weights are zero.
+
+    Attributes:
+      fn: maps an array to an array of the same shape, entry by entry, such as `jnp.sign`.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> loss = lambda w, x: w * x  # g_i = x_i
+    >>> measure = fb.gradient_statistics(loss, fb.MeanOf(jnp.sign))
+    >>> print(measure(jnp.array(1.0), jnp.array([1.0, 2.0, -3.0, 4.0]))[1])
+    0.5
+    """
+
+    fn: Callable
+
+    def __post_init__(self):
+        if not callable(self.fn):
+            raise TypeError(
+                f"`MeanOf`: `fn` must be a function of arrays such as jnp.sign, got {self.fn!r}"
+            )
+
+    def init(self, params):
+        return super().init(jax.tree.map(lambda p: self._of(accumulator(p)), params))
+
+    def reduce(self, g, operands, numbers):
+        return Part(elements=_mean_of(g, self._of))
+
+    def _of(self, x):
+        out = jnp.asarray(self.fn(x))
+        if out.shape != x.shape or not jnp.issubdtype(out.dtype, jnp.number):
+            raise ValueError(
+                f"`MeanOf`: `fn` must map an array of shape {x.shape} to numbers of the same "
+                f"shape, got {out.dtype}{list(out.shape)}"
+            )
+        return out.astype(jnp.promote_types(out.dtype, real(x.dtype)))
+
+
+def _mean_of(g: Gradient, f: Callable) -> jax.Array:
+    summed = g.sum_of(f)
+    return summed / jnp.where(g.weight > 0, g.weight, 1).astype(real(summed.dtype))
+
+
+@dataclass(frozen=True)
+class Variance(Leafwise):
+    """The unbiased elementwise variance of the per-example gradients; a tree like `params`.
+
+    sum_i w_i |g_i - G|^2 / (sum_i w_i - sum_i w_i^2 / sum_i w_i); with equal weights the
+    divisor is n - 1. A mean far larger than the spread costs no digits: chunks are centred on their
+    own mean and merged by the formula of Chan, Golub and LeVeque (1983). Where a weight is used
+    once in an example, mean |g|^2 - |G|^2 comes without the entries of single gradients, and is
+    taken if the spread is no small part of it. Summed over all parameters it is S = tr(Sigma).
+    Units: squared gradient. NaN if fewer than two examples have positive weight.
+
+    Attributes:
+      centred: whether every leaf is centred before squaring, whatever its mean.
+    """
+
+    centred: bool = False
+
+    def init(self, params):
+        deviations = jax.tree.map(lambda p: accumulator(p).real, params)
+        mean = jax.tree.map(accumulator, params)
+        zero = jnp.zeros(())
+        return {"weight": zero, "mean": mean, "share": zero, "deviations": deviations}
+
+    def reduce(self, g, operands, numbers):
+        def of_chunk(grads, rows):
+            weights = g.weights[rows]
+            weight = jnp.sum(weights)
+            mean = weighted_sum(grads, weights)
+            mean = mean / jnp.where(weight > 0, weight, 1).astype(real(mean.dtype))
+            return weight, mean, weighted_sum(abs2(grads - mean[None]), weights)
+
+        def centred():
+            _, mean, deviations = source.fold(of_chunk, _merge_deviations)
+            return {"mean": mean, "deviations": deviations}
+
+        squares = None if self.centred else g.sum_of_squares()
+        # The plan tells of what is done as a rule.
+        source = g if squares is None else dataclasses.replace(g, log=lambda *_: None)
+        if squares is None:
+            return Part(elements=centred())
+        deviations = squares - g.weight.astype(squares.dtype) * abs2(g.own_mean)
+        keeps_digits = jnp.max(deviations, initial=0) >= _SPREAD * jnp.max(squares, initial=0)
+        found = {"mean": g.own_mean, "deviations": deviations}
+        return Part(elements=jax.lax.cond(keeps_digits, lambda: found, centred))
+
+    def collect(self, parts, params, weights):
+        weight = jnp.sum(weights)
+        return {
+            "weight": weight,
+            "mean": tree_of(params, [part.elements["mean"] for part in parts]),
+            # sum w^2/sum w, which neither over- nor underflows, whatever the unit of the weights.
+            "share": jnp.sum(weights * ratio(weights, weight)),
+            "deviations": tree_of(params, [part.elements["deviations"] for part in parts]),
+        }
+
+    def merge(self, a, b):
+        share = ratio(b["weight"], a["weight"] + b["weight"])
+        merged = [
+            _merge_deviations(*((s["weight"], *leaf) for s, leaf in zip((a, b), pair, strict=True)))
+            for pair in zip(_means_and_deviations(a), _means_and_deviations(b), strict=True)
+        ]
+        return {
+            "weight": a["weight"] + b["weight"],
+            "mean": tree_of(a["mean"], [mean for _, mean, _ in merged]),
+            "share": a["share"] + (b["share"] - a["share"]) * share,
+            "deviations": tree_of(a["mean"], [deviations for *_, deviations in merged]),
+        }
+
+    def finalize(self, state, params):
+        weight = state["weight"]
+        divisor = weight - state["share"]
+        several = divisor > _SINGLE * weight
+        return jax.tree.map(
+            lambda d: or_nan(several, d / jnp.where(several, divisor, 1).astype(d.dtype)),
+            state["deviations"],
+        )
+
+
+# The largest variance of a leaf in units of its largest second moment, from which on their
+# difference is right to about ten roundings.
+_SPREAD = 0.1
+# Below this, 1 - 1/n_eff is rounding: one example, or one weight that dwarfs all others.
+_SINGLE = 1e-6
+
+
+def _means_and_deviations(state):
+    return zip(jax.tree.leaves(state["mean"]), jax.tree.leaves(state["deviations"]), strict=True)
+
+
+def _merge_deviations(a, b):
+    """(weight, mean, sum of squared deviations) of two groups, as one (Chan, Golub, LeVeque)."""
+    (wa, ma, da), (wb, mb, db) = a, b
+    weight = wa + wb
+    part, shared = ratio(wb, weight), wa * ratio(wb, weight)
+    mean = ma + (mb - ma) * part.astype(real(ma.dtype))
+    return weight, mean, da + db + abs2(mb - ma) * shared.astype(da.dtype)
+
+
+@dataclass(frozen=True)
+class WeightedSum(Leafwise):
+    """sum_i c_i g_i for given coefficients; a tree like `params`, for [K, B] with leaves [K, ...].
+
+    Examples of weight 0 are left out; other weights do not matter.
+
+    Attributes:
+      coefficients: [B], or [K, B] for K sums at once. Any sign.
+
+    Cost: that of the plain gradient; K sums take K weight-gradient products in each layer.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> loss = lambda w, x: w * x  # g_i = x_i
+    >>> measure = fb.gradient_statistics(loss, fb.WeightedSum(jnp.array([1.0, -1.0, 0.5])))
+    >>> print(measure(jnp.array(1.0), jnp.array([1.0, 2.0, 4.0]))[1])
+    1.0
+    """
+
+    coefficients: Any
+
+    def __post_init__(self):
+        if jnp.ndim(self.coefficients) not in (1, 2):
+            raise ValueError(
+                "`WeightedSum`: `coefficients` must be [B] or [K, B], got shape "
+                f"{jnp.shape(self.coefficients)}"
+            )
+
+    def numbers(self, sq_norms):
+        return jnp.asarray(self.coefficients)
+
+    def init(self, params):
+        lead = jnp.shape(self.coefficients)[:-1]
+        return jax.tree.map(
+            lambda p: jnp.zeros((*lead, *jnp.shape(p)), accumulator(p).dtype), params
+        )
+
+    def reduce(self, g, operands, numbers):
+        if numbers.shape[-1] != g.size:
+            raise ValueError(
+                f"`WeightedSum`: `coefficients` must have one number for each of the {g.size} "
+                f"examples, got shape {numbers.shape}"
+            )
+        kept = jnp.where(g.weights > 0, numbers, 0)
+        return Part(elements=g.weighted_sum(kept.astype(real(g.dtype))))
+
+    def collect(self, parts, params, weights):
+        return tree_of(params, [part.elements for part in parts])
+
+    def merge(self, a, b):
+        return jax.tree.map(jnp.add, a, b)
+
+    def finalize(self, state, params):
+        return state
+
+
+@dataclass(frozen=True)
+class ClippedMean(MeanOfElements):
+    """The weighted mean of gradients clipped to a norm: mean of g_i min(1, max_norm/|g_i|).
+
+    |g_i| is the norm over all parameters. In the dtypes of `params`; NaN if all weights are zero.
+    As in differentially private training, before noise is added (Abadi et al. 2016,
+    arXiv 1607.00133); unlike there the divisor is the total weight.
+
+    Attributes:
+      max_norm: the largest norm, above 0. Units: those of the gradient.
+
+    Cost: the norms, and a second, reweighted pass.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> loss = lambda w, x: w * x  # g_i = x_i
+    >>> measure = fb.gradient_statistics(loss, fb.ClippedMean(2.0))
+    >>> print(measure(jnp.array(1.0), jnp.array([1.0, -1.0, 9.0]))[1])
+    0.6666667
+    """
+
+    needs_norms: ClassVar[bool] = True
+    max_norm: float
+
+    def __post_init__(self):
+        if isinstance(self.max_norm, int | float) and not self.max_norm > 0:
+            raise ValueError(f"`ClippedMean`: `max_norm` must be above 0, got {self.max_norm!r}")
+
+    def numbers(self, sq_norms):
+        norms = jnp.sqrt(jnp.asarray(sq_norms))
+        return jnp.where(norms > self.max_norm, self.max_norm / jnp.where(norms > 0, norms, 1), 1)
+
+    def reduce(self, g, operands, numbers):
+        summed = g.weighted_sum(g.weights * numbers)
+        return Part(elements=summed / jnp.where(g.weight > 0, g.weight, 1).astype(real(g.dtype)))
+
+    def finalize(self, state, params):
+        means = super().finalize(state, params)
+        return jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), means, params)

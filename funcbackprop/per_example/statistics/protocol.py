@@ -1,0 +1,170 @@
+"""What a statistic is: frozen data plus a few small pure functions.
+
+A statistic is built up over chunks of examples and can be merged across chunks, micro-batches,
+devices and hosts. All accumulators are weighted and centred, in float32 or wider.
+"""
+
+import functools
+import operator
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ...contract import wide
+from ..terms import Gradient, all_dense
+
+State = Any
+
+
+@runtime_checkable
+class Statistic(Protocol):
+    """What a statistic provides. `grads` is a tree like `params` with a leading axis [C].
+
+    These four functions are enough for `method="materialize"`. With those of `Leafwise` as well, a
+    statistic is taken from gradients that stay factored.
+
+    Attributes:
+      per_example: the state is a tree of arrays with a leading axis of examples, and `merge`
+        concatenates; otherwise the state has a fixed shape.
+      needs_mean: `add` wants the mean gradient of the whole batch, so the batch is gone through
+        twice. Where that cannot be had (micro-batches), the statistic is refused by name.
+    """
+
+    per_example: ClassVar[bool]
+    needs_mean: ClassVar[bool]
+
+    def init(self, params: chex.ArrayTree) -> State:
+        """The state of no examples."""
+        ...
+
+    def add(self, state: State, grads: chex.ArrayTree, weights: chex.Array, mean: Any) -> State:
+        """The state with C more examples; rows of `grads` are zero where `weights` [C] is zero."""
+        ...
+
+    def merge(self, a: State, b: State) -> State:
+        """The state of the examples of `a` followed by those of `b`."""
+        ...
+
+    def finalize(self, state: State, params: chex.ArrayTree) -> Any:
+        """The result."""
+        ...
+
+
+class Part(NamedTuple):
+    """What a statistic takes from the gradients of one parameter leaf, or of a part of one.
+
+    Attributes:
+      elements: arrays with the shape of the leaf, perhaps behind leading axes. Parts of a leaf are
+        put together as the leaf is.
+      sums: arrays that add up over the parts of a leaf.
+    """
+
+    elements: Any = ()
+    sums: Any = ()
+
+
+class Leafwise:
+    """A statistic that is taken leaf by leaf, from factored gradients or from entries.
+
+    `reduce` takes it from one leaf; `collect` makes a state of what the leaves gave.
+
+    Attributes:
+      needs_norms: `numbers` wants |g_i|^2 over all parameters first.
+      whole_batch: it needs all examples of a batch at once.
+    """
+
+    per_example: ClassVar[bool] = False
+    needs_mean: ClassVar[bool] = False
+    needs_norms: ClassVar[bool] = False
+    whole_batch: ClassVar[bool] = False
+
+    def operands(self, params: chex.ArrayTree) -> tuple[chex.ArrayTree, ...]:
+        """Trees like `params`, leaves perhaps behind leading axes, that `reduce` needs."""
+        return ()
+
+    def numbers(self, sq_norms: chex.Array | None) -> chex.Array | None:
+        """Numbers [..., B] that `reduce` needs; `sq_norms` [B] is given to `needs_norms`."""
+        return None
+
+    def reduce(self, g: Gradient, operands: tuple, numbers: Any) -> Part:
+        """What is taken from one leaf, or from a part of one.
+
+        Args:
+          g: the gradients of B examples.
+          operands: the leaves of `operands(params)`, for this leaf or part.
+          numbers: those of these examples.
+        """
+        raise NotImplementedError
+
+    def collect(self, parts: list[Part], params: chex.ArrayTree, weights: chex.Array) -> State:
+        """The state, of what each leaf gave."""
+        raise NotImplementedError
+
+    def merge(self, a: State, b: State) -> State:
+        raise NotImplementedError
+
+    def add(self, state, grads, weights, mean=None):
+        return self.merge(state, measured(self, grads, weights, mean))
+
+
+def measured(stat: Leafwise, grads, weights, mean=None, numbers=None) -> State:
+    """The state of examples whose gradients are written out.
+
+    Args:
+      mean: the mean gradient of the batch, if these are only some of its examples.
+      numbers: those of these examples, if the statistic's own are for the whole batch.
+    """
+    leaves, treedef = jax.tree.flatten(grads)
+    params = jax.tree.map(lambda g: jnp.zeros(g.shape[1:], g.dtype), grads)
+    means = [None] * len(leaves) if mean is None else treedef.flatten_up_to(mean)
+    whole = [
+        Gradient((all_dense(wide(g)),), g.shape[1:], weights, 0, None if m is None else wide(m))
+        for g, m in zip(leaves, means, strict=True)
+    ]
+    if numbers is None:
+        norms = total([g.sq_norms() for g in whole]) if stat.needs_norms else None
+        numbers = stat.numbers(norms)
+    operands = [treedef.flatten_up_to(tree) for tree in stat.operands(params)]
+    parts = [stat.reduce(g, tuple(x[k] for x in operands), numbers) for k, g in enumerate(whole)]
+    return stat.collect(parts, params, weights)
+
+
+def total(tree: chex.ArrayTree) -> chex.Array:
+    """Sum over the leaves of a tree: per-leaf results [B] become one result [B].
+
+    >>> import jax.numpy as jnp
+    >>> print(total({"w": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])}))
+    [4. 6.]
+    """
+    return functools.reduce(operator.add, jax.tree.leaves(tree), jnp.zeros(()))
+
+
+def abs2(x: chex.Array) -> chex.Array:
+    """|x|^2, in float32 or wider."""
+    x = wide(x)
+    return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
+
+
+def accumulator(p: Any) -> jax.Array:
+    """Zeros like p, in float32 or wider."""
+    return jnp.zeros(jnp.shape(p), jnp.promote_types(jnp.result_type(p), jnp.float32))
+
+
+def real(dtype: Any) -> Any:
+    return jnp.finfo(dtype).dtype
+
+
+def ratio(a: Any, b: Any) -> jax.Array:
+    """a/b, and 0 where b = 0; b is a scalar."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+
+
+def or_nan(valid: Any, x: jax.Array) -> jax.Array:
+    return jnp.where(valid, x, jnp.nan)
+
+
+def tree_of(params: chex.ArrayTree, values: list) -> chex.ArrayTree:
+    """A tree like `params` with these leaves."""
+    return jax.tree.unflatten(jax.tree.structure(params), values)
