@@ -1,7 +1,6 @@
 """The definition: the gradients of all examples written out by `vmap(grad)`, exact and slow."""
 
 import jax
-import jax.numpy as jnp
 
 from ..contract import zero_padding
 from .passes import Batch, Way, of_rows
@@ -38,9 +37,7 @@ def _materialize(given: Batch) -> tuple:
 
 
 def _chunk(stats, given: Batch) -> int:
-    leaves = jax.tree.leaves(given.params)
-    size = sum(jnp.size(p) * jnp.result_type(p).itemsize for p in leaves)
-    return max(1, given.limit // max(1, _ALIVE * size))
+    return max(1, given.limit // max(1, _ALIVE * given.bytes_of_one))
 
 
 WAY = Way(_take, _chunk)

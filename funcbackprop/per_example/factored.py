@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ..contract import zero_padding
 from .factors import DENSE
@@ -41,7 +40,7 @@ def take(stats, given: Batch, mean, numbers, note: Callable | None = None) -> tu
 
 
 def _pass(stats, given: Batch, mean, note) -> tuple:
-    everything = len(given.weights) * _bytes_of_one(given.params)
+    everything = len(given.weights) * given.bytes_of_one
     task = Task(
         stats=[s for s, _ in stats],
         operands=[s.operands(given.params) for s, _ in stats],
@@ -59,7 +58,7 @@ def _pass(stats, given: Batch, mean, note) -> tuple:
 def _chunk(stats, given: Batch) -> int:
     """All examples, unless gradients that must be written out would take too much memory."""
     size = len(given.weights)
-    if size * _bytes_of_one(given.params) <= given.limit:
+    if size * given.bytes_of_one <= given.limit:
         return size
     written: dict[int, int] = {}
 
@@ -70,11 +69,6 @@ def _chunk(stats, given: Batch) -> int:
 
     jax.eval_shape(lambda: take([SquaredNorms()], given, None, [None], note)[0])
     return max(1, min(size, given.limit // max(1, sum(written.values()))))
-
-
-def _bytes_of_one(params: Any) -> int:
-    """Of the gradient of one example."""
-    return sum(jnp.size(p) * jnp.result_type(p).itemsize for p in jax.tree.leaves(params))
 
 
 WAY = Way(take, _chunk)

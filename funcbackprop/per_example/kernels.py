@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from ..contract import wide
 from .layouts import Loop
 
 # A product of positions is preferred to writing the gradient out if T^2 (M + N) <= this * M N:
@@ -158,7 +159,8 @@ _CHOICES = {"entries": _of_entries, "outer products": _of_outer, "rows": _of_row
 
 
 def abs2(x: Any) -> Any:
-    """|x|^2."""
+    """|x|^2, in float32 or wider."""
+    x = wide(x)
     return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
 
 

@@ -29,6 +29,12 @@ class Batch(NamedTuple):
     padded: bool
     limit: int
 
+    @property
+    def bytes_of_one(self) -> int:
+        """Of the gradient of one example."""
+        leaves = jax.tree.leaves(self.params)
+        return sum(jnp.size(p) * jnp.result_type(p).itemsize for p in leaves)
+
 
 class Way(NamedTuple):
     """A way to the gradients of examples.

@@ -29,7 +29,7 @@ class LeafPlan:
       leaf: its path.
       source: the lines where its gradient is born.
       form: how its gradients are kept: "outer products", "convolution", "rows", "entries" (they are
-        no larger than what they are made of), "none" (the loss does not use it), or "written out".
+        no larger than an activation, or zero), or "written out"; several with a plus.
       algorithm: how the statistics are found.
       flops: for the batch, of all statistics together.
       bytes: of the gradients of the batch as they are kept.

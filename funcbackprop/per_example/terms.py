@@ -127,7 +127,10 @@ class Gradient:
     @functools.cached_property
     def own_mean(self) -> jax.Array:
         """The weighted mean gradient of these examples; 0 if all weights are 0."""
-        summed = self.weighted_sum(self.weights)
+        return self.averaged(self.weighted_sum(self.weights))
+
+    def averaged(self, summed: jax.Array) -> jax.Array:
+        """A weighted sum over the examples as a mean; 0 if all weights are 0."""
         return summed / jnp.where(self.weight > 0, self.weight, 1).astype(_real(summed))
 
     def weighted_sum(self, c: jax.Array) -> jax.Array:
@@ -214,7 +217,7 @@ class Gradient:
         return sum(t.flops for t in self.terms)
 
     def _chunked(self, f, merge):
-        written = 0 if self.chunk == self.size and self._is_known else self.chunk
+        written = 0 if self._is_known else self.chunk
         self.log(
             "entries", "entries" if not written else f"chunks of {written}", self._flops, written
         )

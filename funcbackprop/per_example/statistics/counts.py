@@ -56,8 +56,7 @@ class Histogram(MeanOfElements):
             inside = jnp.concatenate([all_, above]) - jnp.concatenate([above, 0 * all_])
             return inside.astype(entries.dtype) @ g.weights[rows].astype(entries.dtype)
 
-        summed = g.fold(counts, jnp.add)
-        return Part(sums=summed / jnp.where(g.weight > 0, g.weight, 1).astype(summed.dtype))
+        return Part(sums=g.averaged(g.fold(counts, jnp.add)))
 
     def of_part(self, part):
         return part.sums

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ..kernels import abs2
 from ..terms import Gradient, weighted_sum
-from .protocol import Leafwise, Part, abs2, accumulator, or_nan, ratio, real, tree_of
+from .protocol import Leafwise, Part, accumulator, or_nan, ratio, real, tree_of
 
 
 class MeanOfElements(Leafwise):
@@ -37,8 +38,16 @@ class MeanOfElements(Leafwise):
         return jax.tree.map(lambda m: or_nan(state["weight"] > 0, m), state["mean"])
 
 
+class _MeanGradient(MeanOfElements):
+    """In the dtypes of the parameters, as an optimizer expects it."""
+
+    def finalize(self, state, params):
+        means = super().finalize(state, params)
+        return jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), means, params)
+
+
 @dataclass(frozen=True)
-class Mean(MeanOfElements):
+class Mean(_MeanGradient):
     """The weighted mean gradient G = sum_i w_i g_i / sum_i w_i, in the dtypes of `params`.
 
     NaN if all weights are zero: there is nothing to average. Cost: that of the plain gradient.
@@ -51,10 +60,6 @@ class Mean(MeanOfElements):
 
     def reduce(self, g, operands, numbers):
         return Part(elements=g.own_mean)
-
-    def finalize(self, state, params):
-        means = super().finalize(state, params)
-        return jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), means, params)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class SecondMoment(MeanOfElements):
         summed = g.sum_of_squares()
         if summed is None:
             return Part(elements=_mean_of(g, abs2))
-        return Part(elements=summed / jnp.where(g.weight > 0, g.weight, 1).astype(summed.dtype))
+        return Part(elements=g.averaged(summed))
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ class MeanOf(MeanOfElements):
 
 
 def _mean_of(g: Gradient, f: Callable) -> jax.Array:
-    summed = g.sum_of(f)
-    return summed / jnp.where(g.weight > 0, g.weight, 1).astype(real(summed.dtype))
+    return g.averaged(g.sum_of(f))
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,7 @@ class WeightedSum(Leafwise):
 
 
 @dataclass(frozen=True)
-class ClippedMean(MeanOfElements):
+class ClippedMean(_MeanGradient):
     """The weighted mean of gradients clipped to a norm: mean of g_i min(1, max_norm/|g_i|).
 
     |g_i| is the norm over all parameters. In the dtypes of `params`; NaN if all weights are zero.
@@ -304,9 +308,4 @@ class ClippedMean(MeanOfElements):
         return jnp.where(norms > self.max_norm, self.max_norm / jnp.where(norms > 0, norms, 1), 1)
 
     def reduce(self, g, operands, numbers):
-        summed = g.weighted_sum(g.weights * numbers)
-        return Part(elements=summed / jnp.where(g.weight > 0, g.weight, 1).astype(real(g.dtype)))
-
-    def finalize(self, state, params):
-        means = super().finalize(state, params)
-        return jax.tree.map(lambda m, p: m.astype(jnp.result_type(p)), means, params)
+        return Part(elements=g.averaged(g.weighted_sum(g.weights * numbers)))

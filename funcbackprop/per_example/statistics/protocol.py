@@ -141,12 +141,6 @@ def total(tree: chex.ArrayTree) -> chex.Array:
     return functools.reduce(operator.add, jax.tree.leaves(tree), jnp.zeros(()))
 
 
-def abs2(x: chex.Array) -> chex.Array:
-    """|x|^2, in float32 or wider."""
-    x = wide(x)
-    return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
-
-
 def accumulator(p: Any) -> jax.Array:
     """Zeros like p, in float32 or wider."""
     return jnp.zeros(jnp.shape(p), jnp.promote_types(jnp.result_type(p), jnp.float32))

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ...contract import rows
-from ..terms import sum_per_row
-from .protocol import Leafwise, Part, abs2, accumulator, real, tree_of
+from ..kernels import abs2, sum_per_row
+from .protocol import Leafwise, Part, accumulator, real, tree_of
 
 
 class _Rows(Leafwise):
