@@ -80,7 +80,7 @@ def test_the_plan_names_the_line_and_the_kernel():
 
     (leaf,) = fb.plan(loss, fb.SquaredNorms())(jnp.ones((3, 2)), jnp.ones((4, 7, 3))).leaves
     assert leaf.source.startswith("test_plan.py:")
-    assert leaf.algorithm == "chunks of 1"  # 7^2 (3 + 2) > 20 * 3 * 2
+    assert leaf.algorithm == "entries of 1"  # 7^2 (3 + 2) is more than 20 * 3 * 2
     (leaf,) = fb.plan(loss, fb.SquaredNorms())(jnp.ones((9, 8)), jnp.ones((4, 3, 9))).leaves
     assert leaf.algorithm == "products of positions"
     (leaf,) = fb.plan(loss, fb.SquaredNorms())(jnp.ones((9, 8)), jnp.ones((4, 9))).leaves
@@ -187,7 +187,7 @@ ERRORS = {
     "dim": (lambda: fb.Sketch(0, jax.random.key(0)), "`dim` must be an int from 1 to 2"),
     "fn of another shape": (
         lambda: measured(fb.MeanOf(jnp.sum)),
-        r"`fn` must map an array of shape \(3, 2\) to numbers of the same shape",
+        r"`fn` must map an array of shape \(2,\) to numbers of the same shape",
     ),
     "directions, structure": (
         lambda: measured(fb.Projection({"v": jnp.ones(2)})),

@@ -1,12 +1,13 @@
 """Evaluation of one equation by JAX, on the CPU: in its own dtypes, or in float64."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from . import versions
 from .program import Equation
@@ -55,6 +56,21 @@ def bind(equation: Equation, *values: Any) -> tuple[Any, ...]:
     """
     out = equation.primitive.bind(*values, **equation.params)
     return tuple(out) if equation.primitive.multiple_results else (out,)
+
+
+def recorded(f: Callable, *like: Any) -> tuple[Callable, Any]:
+    """`(f, shapes of its output)` from one trace: what is returned repeats the equations of `f`.
+
+    Args:
+      like: arguments, or their shapes and dtypes.
+    """
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*like)
+    run = jaxpr_as_fun(closed)
+
+    def repeat(*args):
+        return jax.tree.unflatten(jax.tree.structure(shapes), run(*jax.tree.leaves(args)))
+
+    return repeat, shapes
 
 
 def local_vjp(

@@ -7,16 +7,11 @@ from typing import Any
 import jax
 
 from ..contract import zero_padding
+from . import costs
 from .factors import DENSE
 from .passes import Batch, Way, of_rows
 from .statistics import SquaredNorms, total
 from .walk import Task, measure
-
-# Bytes of the gradients of a few examples that factors are turned into at a time: larger arrays do
-# not fit in a cache.
-_CHUNK = 2**23
-# And at most this share of what the gradients of all examples would take, but one example.
-_SHARE = 0.05
 
 
 def take(stats, given: Batch, mean, numbers, note: Callable | None = None) -> tuple:
@@ -47,7 +42,7 @@ def _pass(stats, given: Batch, mean, note) -> tuple:
         numbers=[n for _, n in stats],
         mean=mean,
         weights=given.weights,
-        chunk_bytes=min(given.limit, _CHUNK, int(_SHARE * everything)),
+        chunk_bytes=min(given.limit, costs.GROUP_BYTES, int(costs.SHARE * everything)),
         note=note,
     )
     losses, aux, parts = measure(given.loss, given.params, given.batch, task)
@@ -65,7 +60,7 @@ def _chunk(stats, given: Batch) -> int:
     def note(leaf: int, g: Any, times: int) -> Callable:
         if any(t.form is DENSE and t.equation is not None for t in g.terms):
             written[leaf] = times * math.prod(g.shape) * g.dtype.itemsize
-        return lambda *what: None
+        return lambda choices: None
 
     jax.eval_shape(lambda: take([SquaredNorms()], given, None, [None], note)[0])
     return max(1, min(size, given.limit // max(1, sum(written.values()))))

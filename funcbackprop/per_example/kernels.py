@@ -1,169 +1,252 @@
-"""Squared norms of the gradients of all examples, straight from their factors.
+"""Answers straight from the factors of a gradient, without the entries of single examples.
 
-B examples, T positions at which a weight is used, weight [G, M, N]: G_i = sum_t u_it (x) v_it for
-each of G groups. A kernel is chosen where it costs less than writing the gradients out.
+B examples, G groups, T positions at which a weight [G, M, N] is used: g_i = sum_t u_it (x) v_it.
+A kernel answers one question; `planner` weighs it against the pass over entries.
 """
 
-import math
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from ..contract import wide
-from .layouts import Loop
-
-# A product of positions is preferred to writing the gradient out if T^2 (M + N) <= this * M N:
-# writing out costs memory traffic beside its T M N products.
-POSITIONS = 20
+from ..contract import rows
+from . import asks, costs, gram, indexed
+from .entries import by_entries, deviations_unless
+from .loops import in_lanes, lanes, scanned
+from .numbers import abs2, real, sum_per_row
+from .terms import Gradient, Term, product_of
 
 
 class Kernel(NamedTuple):
-    """A way to the squared norms of a term.
+    """A way to one answer.
 
     Attributes:
       name: in the plan.
-      run: `term -> |g_i|^2 [B]`.
-      flops: for one example.
+      flops: for one example; those of a matrix product that would take as long.
+      run: `() -> answer`.
     """
 
     name: str
+    flops: float
     run: Callable
-    flops: int
 
 
-def norm_kernel(term: Any) -> Kernel | None:
-    """The kernel for a term; None where its entries must be written out."""
-    keeps = all(step.permutes for step in term.steps)
-    choose = _CHOICES.get(term.form.name)
-    return choose(term) if keeps and choose is not None else None
+def kernels(g: Gradient, ask: asks.Ask) -> list[Kernel]:
+    """All kernels that can answer a question, cheapest first."""
+    found = (make(g, ask) for make in _KERNELS.get(type(ask), ()))
+    return sorted((k for k in found if k is not None), key=lambda k: k.flops)
 
 
-def single_position(term: Any) -> bool:
-    """Whether a weight is used once: |g_i|^2, entry by entry, is made of |u_i|^2 and |v_i|^2."""
-    if term.form.name != "outer products" or not all(step.permutes for step in term.steps):
-        return False
-    u, _ = outer(term)
-    return u.shape[2] == 1
+def _factors(g: Gradient) -> tuple[Any, Any]:
+    """u [B, G, T, M], v [B, G, T, N] of a gradient that is one product."""
+    (term,) = g.terms
+    return product_of(g).factors(term.u, term.v)
 
 
-# --- entries --------------------------------------------------------------------------------------
+# --- sums over the examples -----------------------------------------------------------------------
 
 
-def _of_entries(term):
-    if any(isinstance(step, Loop) for step in term.steps):
+def _contraction(g, ask):
+    def one(c):
+        return functools.reduce(jnp.add, (_weighted(g, t, c) for t in g.terms))
+
+    several = ask.c.ndim > 1
+    flops = (len(ask.c) if several else 1) * sum(t.flops for t in g.terms)
+    run = lambda: jax.vmap(one)(ask.c) if several else one(ask.c)  # noqa: E731
+    return Kernel("contraction", flops, run)
+
+
+def _mean(g, ask):
+    summed = _contraction(g, asks.WeightedSum(g.weights))
+    return summed._replace(run=lambda: g.averaged(summed.run()))
+
+
+def _weighted(g: Gradient, t: Term, c) -> jax.Array:
+    """sum_i c_i g_i of one term."""
+    v = t.v * rows(c.astype(real(t.v.dtype)), t.v)
+    p = t.unfolded
+    if p is None:
+        return t.total(t.u, v)
+    if not p.copies:
+        return p.place(_summed(p, t.u, v))
+    add = lambda total, data: (total + _summed(p, *data), ())  # noqa: E731
+    zeros = jnp.zeros(p.shape, v.dtype)
+    size = p.at_a_time(min(g.size // lanes(g.weights), costs.GROUP_EXAMPLES))
+    lane = lambda data: scanned(add, zeros, data, size)  # noqa: E731
+    total, _ = in_lanes(lane, jnp.add, (t.u, v), lanes(g.weights))
+    return p.place(total)
+
+
+def _summed(p, u, v):
+    u, v = p.factors(u, v)
+    return _products(u, v, p.precision)
+
+
+def _products(u, v, precision="highest"):
+    """Over examples and positions, as a product of two matrices in each group."""
+    u, v = (jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1, x.shape[-1]) for x in (u, v))
+    return jnp.einsum("gtm,gtn->gmn", u, v, precision=precision)
+
+
+def _squares(g, ask):
+    """Of the function |g|^2."""
+    p = product_of(g)
+    if ask.f is not abs2 or not _few_positions(g):
         return None
-    return Kernel("entries", lambda t: sum_per_row(abs2(t.v)), math.prod(term.shape))
+
+    def run():
+        u, v = _factors(g)
+        return p.place(_sum_of_squares(u, v, g.weights))
+
+    return Kernel("products of positions, squared", _flops_of_squares(p), run)
 
 
-# --- outer products -------------------------------------------------------------------------------
+def _few_positions(g):
+    p = product_of(g)
+    return p is not None and p.positions <= costs.SQUARES and not jnp.iscomplexobj(g.terms[0].v)
 
 
-class Outer(NamedTuple):
-    """u [B, G, T, M] and v [B, G, T, N]."""
-
-    u: Any
-    v: Any
+def _flops_of_squares(p):
+    return p.flops * (p.positions + 1) / 2
 
 
-def outer(term: Any) -> Outer:
-    """The factors of a product with loops around it, in one layout.
+def _sum_of_squares(u, v, weights):
+    """sum_i w_i g_i^2: products of pairs of positions, as a Khatri-Rao product has them."""
+    v_weighted = v * rows(weights.astype(v.dtype), v)
+    pairs = list(itertools.combinations_with_replacement(range(u.shape[2]), 2))
+    left = [u[:, :, t] * u[:, :, s] * (1 if t == s else 2) for t, s in pairs]
+    right = [v[:, :, t] * v_weighted[:, :, s] for t, s in pairs]
+    return _products(jnp.stack(left, 2), jnp.stack(right, 2))
 
-    A loop that stacks is a group more, a loop that adds up makes positions.
+
+def _deviations(g, ask):
+    """From sums of squares, if the spread is no small part of them."""
+    p = product_of(g)
+    if not _few_positions(g) or (ask.centred and p.positions > 1):
+        return None
+    find = _about_means_of_factors if ask.centred else _about_zero
+
+    def run():
+        mean, squares, deviations = find(g)
+        kept = jnp.max(deviations, initial=0) >= costs.SPREAD * jnp.max(squares, initial=0)
+        return p.place(mean), p.place(deviations_unless(kept, g, mean, deviations))
+
+    name = "centred factors, squared" if ask.centred else "products of positions, squared"
+    more = 2 * p.flops if ask.centred else _flops_of_squares(p)
+    return Kernel(name, p.flops + more, run)
+
+
+def _about_zero(g):
+    u, v = _factors(g)
+    shares = g.shares.astype(v.dtype)
+    mean = _products(u, v * rows(shares, v), product_of(g).precision)
+    squares = _sum_of_squares(u, v, shares)
+    return mean, squares, squares - abs2(mean)
+
+
+def _about_means_of_factors(g):
+    """With u = a + x and v = b + y, a and b their means and C the mean of xy (T = 1), the mean of
+    |uv - ab - C|^2 is the mean of
+
+    u^2 y^2 + x^2 (b^2 + 2 b y), and 2 ab C - C^2,
+
+    in which a large mean ab does not cancel.
     """
-    loops = [step.stacks for step in term.steps if isinstance(step, Loop)][::-1]
-    stacked = [1 + k for k, stacks in enumerate(loops) if stacks]
-    summed = [1 + k for k, stacks in enumerate(loops) if not stacks]
-    contracted, batch = term.equation.params["dimension_numbers"]
-    return Outer(
-        *(
-            _four_axes(x, stacked, summed, *([a + 1 + len(loops) for a in axes] for axes in own))
-            for x, own in zip((term.u, term.v), zip(batch, contracted, strict=True), strict=True)
-        )
-    )
+    u, v = _factors(g)
+    w = rows(g.shares.astype(v.dtype), v)
+    a, b = (jnp.sum(w * x, axis=0)[None] for x in (u, v))
+    x, y = u - a, v - b
+    spread = _products(x, w * y)
+    left = jnp.concatenate([u * u, x * x], 2)
+    squares = _products(left, w * jnp.concatenate([y * y, b * b + 2 * b * y], 2))
+    outer = jnp.swapaxes(a[0], 1, 2) * b[0]
+    deviations = squares + 2 * outer * spread - spread * spread
+    return outer + spread, squares, deviations
 
 
-def _four_axes(x, stacked, summed, batch, contracted):
-    groups, positions = [*stacked, *batch], [*summed, *contracted]
-    free = [a for a in range(1, x.ndim) if a not in (*groups, *positions)]
-    x = jnp.transpose(x, (0, *groups, *positions, *free))
-    g, t = len(groups), len(positions)
-    cuts = (x.shape[1 : 1 + g], x.shape[1 + g : 1 + g + t], x.shape[1 + g + t :])
-    return x.reshape(len(x), *map(math.prod, cuts))
+# --- a number for every example -------------------------------------------------------------------
 
 
-def _of_outer(term):
-    u, v = outer(term)
-    _, groups, positions, m = u.shape
-    n = v.shape[-1]
-    if positions == 1:
-        return Kernel("product of norms", _norms_of_rows, groups * (m + n))
-    if positions**2 * (m + n) > POSITIONS * m * n:
+def _norms(g, ask):
+    p = product_of(g)
+    if p is None:
         return None
-    return Kernel("products of positions", _by_positions, 2 * groups * positions**2 * (m + n))
+    if p.positions == 1:
+        flops = p.groups * (p.rows + p.columns)
+        return Kernel("product of norms", flops, lambda: _norms_of_rows(*_factors(g)))
+    flops = costs.POSITIONS * 2 * p.groups * p.positions**2 * (p.rows + p.columns)
+    return Kernel("products of positions", flops, lambda: _by_positions(g, p.precision))
 
 
-def _norms_of_rows(term):
-    u, v = outer(term)
+def _norms_of_rows(u, v):
     return jnp.sum(jnp.sum(abs2(u[:, :, 0]), -1) * jnp.sum(abs2(v[:, :, 0]), -1), axis=1)
 
 
-def _by_positions(term):
-    products = [
-        jnp.einsum("bgtm,bgsm->bgts", x, jnp.conj(x), precision=term.equation.params["precision"])
-        for x in outer(term)
-    ]
-    return sum_per_row((products[0] * products[1]).real)
+def _by_positions(g, precision):
+    a, b = (jnp.einsum("bgtm,bgsm->bgts", x, jnp.conj(x), precision=precision) for x in _factors(g))
+    return sum_per_row((a * b).real)
+
+
+def _inner(g, ask):
+    count = 1 if ask.d.ndim == len(g.shape) else len(ask.d)
+
+    def one(d):
+        return functools.reduce(jnp.add, (_inner_of(t, jnp.conj(d)) for t in g.terms))
+
+    run = lambda: one(ask.d) if ask.d.ndim == len(g.shape) else jax.vmap(one, out_axes=1)(ask.d)  # noqa: E731
+    return Kernel("contraction", count * sum(t.flops for t in g.terms), run)
+
+
+def _inner_of(t: Term, d) -> jax.Array:
+    (back,) = jax.linear_transpose(functools.partial(t.total, t.u), t.v)(d)
+    return sum_per_row((t.v * back).real)
+
+
+def _distances(g, ask):
+    """|g|^2 - 2 <g, d> + |d|^2, if that is no small part of them."""
+    norms = kernels(g, g.sq_norms)
+    if not norms:
+        return None
+    inner = _inner(g, g.inner(ask.d))
+
+    def run():
+        squares = norms[0].run() + jnp.sum(abs2(ask.d))
+        distances = squares - 2 * inner.run()
+        kept = (distances >= costs.SPREAD * squares) | (g.weights <= 0)
+        return jax.lax.cond(jnp.all(kept), lambda: distances, lambda: by_entries(g, [ask])[0])
+
+    return Kernel("norms and contraction", norms[0].flops + inner.flops, run)
 
 
 # --- rows at indices ------------------------------------------------------------------------------
 
 
-def _of_rows(term):
-    """Rows at equal indices meet; the others do not."""
-    if term.equation.name != "scatter-add" or any(isinstance(s, Loop) for s in term.steps):
-        return None
-    d = term.equation.params["dimension_numbers"]
-    whole_rows = set(d.scatter_dims_to_operand_dims) == set(d.inserted_window_dims)
-    if not whole_rows or d.operand_batching_dims:
-        return None
-    rows = math.prod(term.u.shape[1:-1])
-    width = math.prod(term.v.shape[1:]) // max(rows, 1)
-    if rows > 2 * math.prod(term.shape) // max(width, 1):
-        return None
-    return Kernel("equal indices", _by_indices, rows**2 * width)
+def _at_indices(answer: Callable) -> Callable:
+    """The kernel for a gradient that is rows at indices; `answer(g, ask, rows)`."""
+
+    def make(g, ask):
+        found = indexed.rows_of(g)
+        if found is None:
+            return None
+        return Kernel("rows at equal indices", found.flops, lambda: answer(g, ask, found))
+
+    return make
 
 
-def _by_indices(term):
-    d = term.equation.params["dimension_numbers"]
-    window = [a + 1 for a in d.update_window_dims]
-    places = [a for a in range(1, term.v.ndim) if a not in window]
-    v = jnp.transpose(term.v, (0, *places, *window)).reshape(len(term.v), -1, _width(term, window))
-    index = term.u.reshape(len(term.u), -1, term.u.shape[-1])
-    sizes = jnp.array([term.equation.outputs[0].shape[a] for a in d.scatter_dims_to_operand_dims])
-    if term.equation.params["mode"].name == "CLIP":
-        index = jnp.clip(index, 0, sizes[None, None] - 1)
-    inside = jnp.all((index >= 0) & (index < sizes[None, None]), axis=-1)
-    v = jnp.where(inside[..., None], v, 0)
-    meet = jnp.all(index[:, :, None] == index[:, None], axis=-1)
-    products = jnp.einsum("btn,bsn->bts", v, jnp.conj(v), precision="highest").real
-    return sum_per_row(jnp.where(meet, products, 0))
+def _pairs(g, ask):
+    return Kernel(*gram.ways(g)[0])
 
 
-def _width(term, window):
-    return math.prod(term.v.shape[a] for a in window)
-
-
-# Name of a form -> its kernel for a term, or None.
-_CHOICES = {"entries": _of_entries, "outer products": _of_outer, "rows": _of_rows}
-
-
-def abs2(x: Any) -> Any:
-    """|x|^2, in float32 or wider."""
-    x = wide(x)
-    return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
-
-
-def sum_per_row(x: Any) -> Any:
-    """Sums over all axes but the first."""
-    return jnp.sum(x.reshape(x.shape[0], -1), axis=1) if x.size else jnp.zeros(x.shape[:1], x.dtype)
+_KERNELS: dict[type, tuple[Callable, ...]] = {
+    asks.Mean: (_mean,),
+    asks.WeightedSum: (_contraction,),
+    asks.SumOf: (_squares, _at_indices(indexed.sum_of)),
+    asks.Deviations: (_deviations, _at_indices(indexed.deviations)),
+    asks.SquaredNorms: (_norms, _at_indices(indexed.sq_norms)),
+    asks.SquaredDistances: (_distances,),
+    asks.Inner: (_inner,),
+    asks.Gram: (_pairs,),
+}

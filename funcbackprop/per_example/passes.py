@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ..contract import vary_like
+from .loops import even, scanned
 from .statistics import Leafwise, Mean, PerExample, Projection
-from .terms import chunked, even
 
 
 class Batch(NamedTuple):
@@ -91,7 +91,8 @@ def _pairs(way, gram, given, chunk):
         _, _, (products,) = measure(way, [Projection(grads, gram.per_leaf)], given)
         return jax.tree.map(jnp.transpose, products)
 
-    return chunked(columns, None, (given.batch, given.weights), chunk)
+    _, found = scanned(lambda _, data: ((), columns(data)), (), (given.batch, given.weights), chunk)
+    return found
 
 
 def rows_of(stats: Sequence[Any]) -> list:
@@ -115,14 +116,11 @@ def fold(stats: Sequence[Any], measure_chunk: Callable, params, data, size: int)
       data: arrays with a leading axis of examples.
       size: examples in a chunk; the remainder is measured once after the scan.
     """
-    length = len(jax.tree.leaves(data)[0])
-    count = length // size
-    head = jax.tree.map(lambda x: x[: count * size].reshape(count, size, *x.shape[1:]), data)
 
     def body(carry, chunk):
         losses, aux, states = measure_chunk(*chunk)
         carry = [
-            old if stat.per_example else stat.merge(old, new)
+            () if stat.per_example else stat.merge(old, new)
             for stat, old, new in zip(stats, carry, states, strict=True)
         ]
         per_example = [
@@ -130,27 +128,7 @@ def fold(stats: Sequence[Any], measure_chunk: Callable, params, data, size: int)
         ]
         return carry, (losses, aux, per_example)
 
-    empty = [() if stat.per_example else stat.init(params) for stat in stats]
-    start: Any = vary_like(empty, (params, data))
-    carry, stacked = jax.lax.scan(body, start, head)
-    losses, aux, per_example = jax.tree.map(
-        lambda x: x.reshape(count * size, *x.shape[2:]), stacked
-    )
-    states = [
-        one if stat.per_example else merged
-        for stat, one, merged in zip(stats, per_example, carry, strict=True)
-    ]
-    if count * size == length:
-        return losses, aux, states
-    rest = measure_chunk(*jax.tree.map(lambda x: x[count * size :], data))
-    losses, aux = jax.tree.map(
-        lambda x, y: jnp.concatenate([x, y]), (losses, aux), (rest[0], rest[1])
-    )
-    return losses, aux, [_after(s, x, y) for s, x, y in zip(stats, states, rest[2], strict=True)]
-
-
-def _after(stat, a, b):
-    """The state of all examples; those for single examples may be relative to one known mean."""
-    if not stat.per_example:
-        return stat.merge(a, b)
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)
+    start = [() if stat.per_example else stat.init(params) for stat in stats]
+    merged, (losses, aux, rows) = scanned(body, vary_like(start, params), data, size)
+    pairs = zip(stats, rows, merged, strict=True)
+    return losses, aux, [own if stat.per_example else state for stat, own, state in pairs]

@@ -14,6 +14,7 @@ from . import factored
 from .engine import gradient_statistics
 from .factors import DENSE
 from .passes import rows_of
+from .planner import Choice
 from .statistics import Leafwise
 from .terms import Gradient
 
@@ -31,7 +32,9 @@ class LeafPlan:
       form: how its gradients are kept: "outer products", "convolution", "rows", "entries" (they are
         no larger than an activation, or zero), or "written out"; several with a plus.
       algorithm: how the statistics are found.
-      flops: for the batch, of all statistics together.
+      flops: cost for the batch, of all statistics together, in FLOPs of a matrix product that would
+        take as long.
+      alternatives: (algorithm, flops) of what would have taken longer.
       bytes: of the gradients of the batch as they are kept.
       written: bytes of gradients that are written out at a time.
       reason: why its gradients are written out although they are larger than what they are made
@@ -42,7 +45,8 @@ class LeafPlan:
     source: str
     form: str
     algorithm: str
-    flops: int
+    flops: float
+    alternatives: tuple[tuple[str, float], ...]
     bytes: int
     written: int
     reason: str | None = None
@@ -120,7 +124,7 @@ def plan(loss: Loss, stats: Any, *, has_aux: bool = False, memory_limit: int | N
         seen: dict[int, _Seen] = {}
 
         def note(leaf, g, times):
-            seen[leaf] = seen.get(leaf, _Seen(g, times, {}))
+            seen[leaf] = seen.get(leaf, _Seen(g, times, []))
             return seen[leaf].log
 
         leafwise = [s for s in measure.stats if isinstance(s, Leafwise)]
@@ -145,10 +149,10 @@ class _Seen:
 
     gradient: Gradient
     times: int
-    asked: dict[str, tuple]
+    rounds: list[list[Choice]]
 
-    def log(self, what, how, flops, written):
-        self.asked.setdefault(what, (how, flops, written))
+    def log(self, choices):
+        self.rounds.append(choices)
 
 
 def _leaf_plan(name: str, seen: _Seen) -> LeafPlan:
@@ -156,18 +160,18 @@ def _leaf_plan(name: str, seen: _Seen) -> LeafPlan:
     itemsize = jnp.dtype(g.dtype).itemsize
     causes = [t.equation for t in terms if t.form is DENSE and t.equation is not None]
     forms = dict.fromkeys(t.form.name for t in terms)
-    ways = dict.fromkeys(how for how, *_ in seen.asked.values())
-    if len(ways) > 1:
-        ways.pop("contraction", None)  # of the mean, which every form has
-    at_a_time = max((written for *_, written in seen.asked.values()), default=0)
-    if causes:
-        at_a_time = g.size
+    chosen = [choices[0] for choices in seen.rounds]
+    at_a_time = g.size if causes else max((c.written for c in chosen), default=0)
+    others = [
+        (c.name, g.size * seen.times * c.flops) for choices in seen.rounds for c in choices[1:]
+    ]
     return LeafPlan(
         leaf=name,
         source=", ".join(dict.fromkeys(map(_place, (t.equation for t in terms if t.equation)))),
         form="written out" if causes else " + ".join(forms),
-        algorithm=", ".join(ways),
-        flops=g.size * seen.times * sum(flops for _, flops, _ in seen.asked.values()),
+        algorithm=", ".join(dict.fromkeys(c.name for c in chosen)),
+        flops=g.size * seen.times * sum(c.flops for c in chosen),
+        alternatives=tuple(others),
         bytes=seen.times * sum(x.size * x.dtype.itemsize for t in terms for x in (t.u, t.v)),
         written=at_a_time * math.prod(g.shape) * itemsize,
         reason="; ".join(map(_why, causes)) if causes else None,

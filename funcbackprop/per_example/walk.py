@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from ..contract import vary_like, wide
-from ..graph import Literal, Program, bind, trace
+from ..graph import Literal, Program, bind, recorded, trace
 from .factors import DENSE, FORMS
 from .flow import SUMS, Flow, flow_of, parts_of_scan, scales
 from .layouts import JOINS, Loop, layout_of, needed
+from .planner import reduced
 from .statistics import Leafwise, Part
 from .terms import Gradient, Term, dense
 
@@ -59,8 +60,8 @@ class Task:
       mean: the mean gradient of the whole batch, if these are some of its examples; or None.
       weights: [B].
       chunk_bytes: for gradients of a few examples that have to be written out.
-      note: called with (leaf, gradient, times) wherever statistics are taken; returns what logs
-        the questions to that gradient. For `plan`.
+      note: called with (leaf, gradient, times) wherever statistics are taken; returns the `log` of
+        the choices made there. For `plan`.
     """
 
     stats: Sequence[Leafwise]
@@ -77,9 +78,8 @@ class Task:
         *operands, known = operands
         mean = wide(known[0]) if known else None
         g = Gradient(terms, shape, weights, self.chunk_bytes, mean)
-        if self.note is not None:
-            g = dataclasses.replace(g, log=self.note(sink.leaf, g, sink.times))
-        return [s.reduce(g, o, n) for s, o, n in zip(self.stats, operands, numbers, strict=True)]
+        log = None if self.note is None else self.note(sink.leaf, g, sink.times)
+        return reduced(self.stats, g, operands, numbers, log)
 
 
 def _widened(x):
@@ -88,11 +88,12 @@ def _widened(x):
 
 def _together(terms: Sequence[Term]) -> tuple[Term, ...]:
     """Terms of which at most one is an array."""
-    known = [t for t in terms if t.form is DENSE and not t.steps]
+    terms = [t.written_out() for t in terms]
+    known = [t for t in terms if t.known]
     if len(known) < 2:
         return tuple(terms)
     one = dataclasses.replace(known[0], v=functools.reduce(jnp.add, (t.v for t in known)))
-    return (*(t for t in terms if t.form is not DENSE or t.steps), one)
+    return (*(t for t in terms if not t.known), one)
 
 
 def measure(loss: Callable, params: Any, batch: Any, task: Task) -> tuple:
@@ -205,6 +206,7 @@ class _Walk:
         arrays_given = [v for v in values if not isinstance(v, Terms)]
         inner = self._sinks_inside(equation, carry, sinks)
         with_arrays: set[int] = set()
+        shared = _Shared()
 
         def step(state, data):
             xs, operands = data
@@ -218,14 +220,15 @@ class _Walk:
                 out[j] = functools.reduce(jnp.add, arrays, state[j])
             for j, sink in here.items():
                 out[j] = self.taken(out[j], sink, body.outputs[j]).parts
-            return out[:carry], (products, list(map(_plain, out[carry:])))
+            return out[:carry], shared.apart((products, list(map(_plain, out[carry:]))), xs)
 
         for j in sums:
             zeros = jnp.zeros(body.outputs[j].shape, body.outputs[j].dtype)
             start[j] = vary_like(zeros, arrays_given)
         data = values[constants + carry :], {j: sink.operands for j, sink in inner.items()}
         options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
-        end, (products, ys) = jax.lax.scan(step, start, data, **options)
+        end, stacked = jax.lax.scan(step, start, data, **options)
+        products, ys = shared.together(stacked, data[0])
         outputs = [*end, *ys]
         for j, variable in enumerate(equation.outputs):
             if j in sums:
@@ -315,17 +318,21 @@ class _Walk:
             )
             return task.parts(given, shape, sink, operands, numbers, weights)
 
+        size = len(task.weights)
+        of_all = jax.eval_shape(
+            lambda: jax.tree.map(functools.partial(_of_all, size, False), factors)
+        )
+        replay, found = recorded(of_batch, of_all, *shared)
+
         @custom_vmap
         def take(weight, factors, shared):
             """Never runs; the forms of what it returns are those of what `rule` returns."""
-            of_all = functools.partial(_of_all, len(task.weights), False)
-            found = jax.eval_shape(lambda f: of_batch(jax.tree.map(of_all, f), *shared), factors)
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
 
         @take.def_vmap
         def rule(size, is_batched, weight, factors, shared):
-            of_all = functools.partial(_of_all, size)
-            parts = of_batch(jax.tree.map(of_all, is_batched[1], factors), *shared)
+            given = jax.tree.map(functools.partial(_of_all, size), is_batched[1], factors)
+            parts = replay(given, *shared)
             return parts, jax.tree.map(lambda _: False, parts)
 
         return Reduced(take(self.weight, factors, shared))
@@ -367,6 +374,28 @@ def _into_loop(x, layouts, shape):
     for layout in reversed(layouts):
         x = layout.back(x)
     return jnp.moveaxis(x, x.ndim - len(shape), 0)
+
+
+class _Shared:
+    """What a loop stacks: an array that several products have in common is stacked once, and one
+    that the loop reads is there already."""
+
+    def apart(self, out: Any, xs: Sequence[Any]) -> list:
+        """The arrays of `out` that are no other and none of `xs`."""
+        leaves, self.treedef = jax.tree.flatten(out)
+        places = {id(x): (False, k) for k, x in reversed(list(enumerate(xs)))}
+        kept: list[Any] = []
+        for leaf in leaves:
+            if id(leaf) not in places:
+                places[id(leaf)] = (True, len(kept))
+                kept.append(leaf)
+        self.places = [places[id(leaf)] for leaf in leaves]
+        return kept
+
+    def together(self, stacked: Sequence[Any], xs: Sequence[Any]) -> Any:
+        """The tree that `out` was, of what a loop has stacked and what it read."""
+        leaves = [stacked[k] if new else xs[k] for new, k in self.places]
+        return jax.tree.unflatten(self.treedef, leaves)
 
 
 def _stacked(part: Part, ndim: int) -> Part:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..numbers import real
 from .elements import MeanOfElements
-from .protocol import Part, accumulator, real
+from .protocol import Part, accumulator
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,15 @@ class Histogram(MeanOfElements):
         )
 
     def reduce(self, g, operands, numbers):
-        def counts(grads, rows):
+        def counts(grads, weights):
             entries = grads.real.reshape(len(grads), -1)
             edges = jnp.asarray(self.edges, entries.dtype)
             above = jax.lax.map(lambda e: jnp.sum(entries >= e, axis=1), edges)
             all_ = jnp.sum(~jnp.isnan(entries), axis=1)[None]
             inside = jnp.concatenate([all_, above]) - jnp.concatenate([above, 0 * all_])
-            return inside.astype(entries.dtype) @ g.weights[rows].astype(entries.dtype)
+            return inside.astype(entries.dtype) @ weights.astype(entries.dtype)
 
-        return Part(sums=g.averaged(g.fold(counts, jnp.add)))
+        return Part(sums=g.averaged((yield g.fold(counts))))
 
     def of_part(self, part):
         return part.sums

@@ -1,6 +1,5 @@
 """Statistics with a value for every parameter: means of functions of the gradients' entries."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,9 +7,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..kernels import abs2
-from ..terms import Gradient, weighted_sum
-from .protocol import Leafwise, Part, accumulator, or_nan, ratio, real, tree_of
+from ..numbers import abs2, merge_deviations, ratio, real
+from .protocol import Leafwise, Part, accumulator, or_nan, tree_of
 
 
 class MeanOfElements(Leafwise):
@@ -59,7 +57,7 @@ class Mean(_MeanGradient):
         return {"weight": weight, "mean": wide}
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=g.own_mean)
+        return Part(elements=(yield g.own_mean))
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,7 @@ class SecondMoment(MeanOfElements):
         return super().init(jax.tree.map(lambda p: accumulator(p).real, params))
 
     def reduce(self, g, operands, numbers):
-        summed = g.sum_of_squares()
-        if summed is None:
-            return Part(elements=_mean_of(g, abs2))
-        return Part(elements=g.averaged(summed))
+        return Part(elements=g.averaged((yield g.sum_of(abs2))))
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ class MeanOf(MeanOfElements):
         return super().init(jax.tree.map(lambda p: self._of(accumulator(p)), params))
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=_mean_of(g, self._of))
+        return Part(elements=g.averaged((yield g.sum_of(self._of))))
 
     def _of(self, x):
         out = jnp.asarray(self.fn(x))
@@ -117,10 +112,6 @@ class MeanOf(MeanOfElements):
                 f"shape, got {out.dtype}{list(out.shape)}"
             )
         return out.astype(jnp.promote_types(out.dtype, real(x.dtype)))
-
-
-def _mean_of(g: Gradient, f: Callable) -> jax.Array:
-    return g.averaged(g.sum_of(f))
 
 
 @dataclass(frozen=True)
@@ -147,26 +138,9 @@ class Variance(Leafwise):
         return {"weight": zero, "mean": mean, "share": zero, "deviations": deviations}
 
     def reduce(self, g, operands, numbers):
-        def of_chunk(grads, rows):
-            weights = g.weights[rows]
-            weight = jnp.sum(weights)
-            mean = weighted_sum(grads, weights)
-            mean = mean / jnp.where(weight > 0, weight, 1).astype(real(mean.dtype))
-            return weight, mean, weighted_sum(abs2(grads - mean[None]), weights)
-
-        def centred():
-            _, mean, deviations = source.fold(of_chunk, _merge_deviations)
-            return {"mean": mean, "deviations": deviations}
-
-        squares = None if self.centred else g.sum_of_squares()
-        # The plan tells of what is done as a rule.
-        source = g if squares is None else dataclasses.replace(g, log=lambda *_: None)
-        if squares is None:
-            return Part(elements=centred())
-        deviations = squares - g.weight.astype(squares.dtype) * abs2(g.own_mean)
-        keeps_digits = jnp.max(deviations, initial=0) >= _SPREAD * jnp.max(squares, initial=0)
-        found = {"mean": g.own_mean, "deviations": deviations}
-        return Part(elements=jax.lax.cond(keeps_digits, lambda: found, centred))
+        mean, deviations = yield g.deviations(self.centred)
+        weight = g.weight.astype(deviations.dtype)
+        return Part(elements={"mean": mean, "deviations": weight * deviations})
 
     def collect(self, parts, params, weights):
         weight = jnp.sum(weights)
@@ -181,7 +155,7 @@ class Variance(Leafwise):
     def merge(self, a, b):
         share = ratio(b["weight"], a["weight"] + b["weight"])
         merged = [
-            _merge_deviations(*((s["weight"], *leaf) for s, leaf in zip((a, b), pair, strict=True)))
+            merge_deviations(*((s["weight"], *leaf) for s, leaf in zip((a, b), pair, strict=True)))
             for pair in zip(_means_and_deviations(a), _means_and_deviations(b), strict=True)
         ]
         return {
@@ -201,24 +175,12 @@ class Variance(Leafwise):
         )
 
 
-# The largest variance of a leaf in units of its largest second moment, from which on their
-# difference is right to about ten roundings.
-_SPREAD = 0.1
 # Below this, 1 - 1/n_eff is rounding: one example, or one weight that dwarfs all others.
 _SINGLE = 1e-6
 
 
 def _means_and_deviations(state):
     return zip(jax.tree.leaves(state["mean"]), jax.tree.leaves(state["deviations"]), strict=True)
-
-
-def _merge_deviations(a, b):
-    """(weight, mean, sum of squared deviations) of two groups, as one (Chan, Golub, LeVeque)."""
-    (wa, ma, da), (wb, mb, db) = a, b
-    weight = wa + wb
-    part, shared = ratio(wb, weight), wa * ratio(wb, weight)
-    mean = ma + (mb - ma) * part.astype(real(ma.dtype))
-    return weight, mean, da + db + abs2(mb - ma) * shared.astype(da.dtype)
 
 
 @dataclass(frozen=True)
@@ -264,7 +226,7 @@ class WeightedSum(Leafwise):
                 f"examples, got shape {numbers.shape}"
             )
         kept = jnp.where(g.weights > 0, numbers, 0)
-        return Part(elements=g.weighted_sum(kept.astype(real(g.dtype))))
+        return Part(elements=(yield g.weighted_sum(kept)))
 
     def collect(self, parts, params, weights):
         return tree_of(params, [part.elements for part in parts])
@@ -308,4 +270,4 @@ class ClippedMean(_MeanGradient):
         return jnp.where(norms > self.max_norm, self.max_norm / jnp.where(norms > 0, norms, 1), 1)
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=g.averaged(g.weighted_sum(g.weights * numbers)))
+        return Part(elements=g.averaged((yield g.weighted_sum(g.weights * numbers))))

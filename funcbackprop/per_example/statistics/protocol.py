@@ -6,6 +6,7 @@ devices and hosts. All accumulators are weighted and centred, in float32 or wide
 
 import functools
 import operator
+from collections.abc import Generator
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import chex
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from ...contract import wide
+from ..asks import Ask
+from ..planner import answered, reduced
 from ..terms import Gradient, all_dense
 
 State = Any
@@ -88,8 +91,11 @@ class Leafwise:
         """Numbers [..., B] that `reduce` needs; `sq_norms` [B] is given to `needs_norms`."""
         return None
 
-    def reduce(self, g: Gradient, operands: tuple, numbers: Any) -> Part:
+    def reduce(self, g: Gradient, operands: tuple, numbers: Any) -> Generator[Ask, Any, Part]:
         """What is taken from one leaf, or from a part of one.
+
+        A generator: it yields what it asks of `g`, is sent the answer, and returns a part. What all
+        statistics ask is answered together, from one pass over the entries where that is best.
 
         Args:
           g: the gradients of B examples.
@@ -124,10 +130,13 @@ def measured(stat: Leafwise, grads, weights, mean=None, numbers=None) -> State:
         for g, m in zip(leaves, means, strict=True)
     ]
     if numbers is None:
-        norms = total([g.sq_norms() for g in whole]) if stat.needs_norms else None
-        numbers = stat.numbers(norms)
+        norms = [answered(g, [g.sq_norms])[g.sq_norms] for g in whole if stat.needs_norms]
+        numbers = stat.numbers(total(norms) if norms else None)
     operands = [treedef.flatten_up_to(tree) for tree in stat.operands(params)]
-    parts = [stat.reduce(g, tuple(x[k] for x in operands), numbers) for k, g in enumerate(whole)]
+    parts = [
+        reduced([stat], g, [tuple(x[k] for x in operands)], [numbers])[0]
+        for k, g in enumerate(whole)
+    ]
     return stat.collect(parts, params, weights)
 
 
@@ -144,15 +153,6 @@ def total(tree: chex.ArrayTree) -> chex.Array:
 def accumulator(p: Any) -> jax.Array:
     """Zeros like p, in float32 or wider."""
     return jnp.zeros(jnp.shape(p), jnp.promote_types(jnp.result_type(p), jnp.float32))
-
-
-def real(dtype: Any) -> Any:
-    return jnp.finfo(dtype).dtype
-
-
-def ratio(a: Any, b: Any) -> jax.Array:
-    """a/b, and 0 where b = 0; b is a scalar."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
 def or_nan(valid: Any, x: jax.Array) -> jax.Array:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ...contract import rows
-from ..kernels import abs2, sum_per_row
-from .protocol import Leafwise, Part, accumulator, real, tree_of
+from ..numbers import real
+from .protocol import Leafwise, Part, accumulator, tree_of
 
 
 class _Rows(Leafwise):
@@ -67,7 +67,7 @@ class SquaredNorms(_Rows):
     """
 
     def reduce(self, g, operands, numbers):
-        return Part(sums=g.sq_norms())
+        return Part(sums=(yield g.sq_norms))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class InnerWithMean(_RelativeToMean):
     """
 
     def reduce(self, g, operands, numbers):
-        return Part(sums=g.inner(g.mean))
+        mean = yield from g.mean()
+        return Part(sums=(yield g.inner(mean)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class SquaredDeviations(_RelativeToMean):
     """
 
     def reduce(self, g, operands, numbers):
-        return Part(sums=g.each(lambda grads, _: sum_per_row(abs2(grads - g.mean[None]))))
+        mean = yield from g.mean()
+        return Part(sums=(yield g.sq_distances(mean)))
 
 
 class _Together(_Rows):
@@ -140,7 +142,7 @@ class Projection(_Together):
         return next((jnp.shape(d)[: jnp.ndim(d) - jnp.ndim(p)] for d, p in pairs), ())
 
     def reduce(self, g, operands, numbers):
-        return Part(sums=g.inner(operands[0]))
+        return Part(sums=(yield g.inner(operands[0])))
 
 
 def _checked_directions(directions, params):
@@ -215,11 +217,11 @@ class Sketch(_Together):
         code = operands[0].reshape(-1)
         places, signs = jnp.abs(code).astype(int) - 1, jnp.sign(code)
 
-        def sketch(grads, _):
+        def sketch(grads):
             signed = grads.reshape(len(grads), -1) * signs[None].astype(real(grads.dtype))
             return jnp.zeros((self.dim, len(grads)), grads.dtype).at[places].add(signed.T).T
 
-        return Part(sums=g.each(sketch))
+        return Part(sums=(yield g.each(sketch)))
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ class PerExample(_Rows):
         return jax.tree.map(lambda p: jnp.zeros((0, *jnp.shape(p)), jnp.result_type(p)), params)
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=g.each(lambda grads, _: grads))
+        return Part(elements=(yield g.each(lambda grads: grads)))
 
     def collect(self, parts, params, weights):
         def kept(part, p):
@@ -272,7 +274,7 @@ class Gram(_Together):
         )
 
     def reduce(self, g, operands, numbers):
-        return Part(sums=g.gram())
+        return Part(sums=(yield g.gram))
 
     def collect(self, parts, params, weights):
         kept = weights > 0

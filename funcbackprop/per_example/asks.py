@@ -1,0 +1,80 @@
+"""What a statistic can ask of the gradients g_i of one parameter leaf.
+
+Data only: `Gradient` has a method for each, `kernels` and `entries` know how to answer them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class Ask:
+    """A question; compared by identity, so that one which is asked twice is answered once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Ask):
+    """sum_i w_i g_i / sum_i w_i: [*shape]; 0 if all weights are 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSum(Ask):
+    """sum_i c_i g_i: [*shape] for c [B], [K, *shape] for c [K, B]."""
+
+    c: Any
+
+
+@dataclass(frozen=True, eq=False)
+class SumOf(Ask):
+    """sum_i w_i f(g_i) of a function of entries: [*shape]."""
+
+    f: Callable
+
+
+@dataclass(frozen=True, eq=False)
+class Deviations(Ask):
+    """`(mean, sum_i w_i |g_i - mean|^2 / sum_i w_i)`, entry by entry; 0 if all weights are 0.
+
+    Attributes:
+      centred: whether every entry is centred before squaring, whatever its mean.
+    """
+
+    centred: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredNorms(Ask):
+    """|g_i|^2: [B]."""
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredDistances(Ask):
+    """|g_i - d|^2: [B] for d [*shape]."""
+
+    d: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Inner(Ask):
+    """Real part of <g_i, d>: [B] for d [*shape], [B, K] for d [K, *shape]."""
+
+    d: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Gram(Ask):
+    """Real part of <g_i, g_j>: [B, B]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fold(Ask):
+    """The sum of `f(g [C, *shape], rows [C])` over groups of examples with the numbers `rows`."""
+
+    f: Callable
+
+
+@dataclass(frozen=True, eq=False)
+class Each(Ask):
+    """`f(g [C, *shape], rows [C])` of groups of examples, concatenated along its first axis [C]."""
+
+    f: Callable

@@ -1,0 +1,326 @@
+"""The pass over entries: the gradients of a few examples at a time are written out, and everything
+that is asked is taken from them while they are in the cache."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import asks, costs
+from .loops import even, in_lanes, lanes, scanned
+from .numbers import abs2, merge_deviations, ratio, real, sum_per_row
+from .terms import Gradient, product_of
+
+
+def by_entries(g: Gradient, asked: Sequence[asks.Ask]) -> list:
+    """The answers."""
+    source = source_of(g, asked)
+    takers = [_TAKERS[type(ask)](g, ask, source) for ask in asked]
+
+    def step(states, data):
+        pairs, own = data
+        group = source.group(pairs)
+        each = zip(takers, states, own, strict=True)
+        found = [taker.step(state, group, x) for taker, state, x in each]
+        return [state for state, _ in found], [rows for _, rows in found]
+
+    def lane(data):
+        size = len(jax.tree.leaves(data)[0]) if source.known else source.size
+        return scanned(step, [t.start for t in takers], data, size)
+
+    def merge(a, b):
+        return [t.merge(x, y) for t, x, y in zip(takers, a, b, strict=True)]
+
+    data = [(t.u, t.v) for t in g.terms], [t.data for t in takers]
+    states, rows = in_lanes(lane, merge, data, 1 if source.known else lanes(g.weights))
+    found = zip(takers, states, rows, strict=True)
+    return [taker.finish(state if x is None else x) for taker, state, x in found]
+
+
+def deviations_unless(kept: jax.Array, g: Gradient, mean: jax.Array, found: jax.Array) -> jax.Array:
+    """The mean of |g_i - mean|^2, which is `found` where that has kept its digits.
+
+    A loop that runs no iteration then: unlike a branch it costs no copy of the result.
+
+    Args:
+      kept: whether it has.
+      mean, found: in the order of the gradient's one product.
+    """
+    source = source_of(g, [asks.Deviations(centred=True)])
+    size = next(c for c in range(source.size, 0, -1) if g.size % c == 0)
+    (term,) = g.terms
+    shares = g.shares
+
+    def step(number, total):
+        rows = lambda x: jax.lax.dynamic_slice_in_dim(x, number * size, size)  # noqa: E731
+        group = source.group([(rows(term.u), rows(term.v))])
+        (more,) = group.sums(lambda x: [abs2(x - mean)], rows(shares))
+        return jnp.where(number > 0, total, 0) + more
+
+    return lax.fori_loop(0, jnp.where(kept, 0, g.size // size), step, found)
+
+
+# --- where entries come from ----------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """The entries of a few examples, [C, *shape], and perhaps those of each by itself."""
+
+    entries: Any
+    one_by_one: Any = None
+
+    def sums(self, f: Callable, c: jax.Array) -> list[jax.Array]:
+        """sum_k c_k x for each of the arrays x in the list f(g_k)."""
+        if self.one_by_one is None:
+            return [_weighted(c, x) for x in jax.vmap(f)(self.entries)]
+        values = map(f, self.one_by_one)
+        return _sum_of_columns(
+            [[c[k].astype(real(x.dtype)) * x for x in row] for k, row in enumerate(values)]
+        )
+
+    @property
+    def first(self) -> jax.Array:
+        """The entries of the first example."""
+        return self.entries[0] if self.one_by_one is None else self.one_by_one[0]
+
+
+def _weighted(c, x):
+    """As a matrix product: XLA's CPU sum over a leading axis is 10 times slower."""
+    return jnp.tensordot(c.astype(x.dtype), x, 1, precision=lax.Precision.HIGHEST)
+
+
+def _sum_of_columns(rows: list[list]) -> list:
+    """As a tree. Two real arrays become one complex array: XLA's CPU compiler then makes both sums
+    in one pass over what they are made of."""
+    first = rows[0]
+    pair = len(first) == 2 and first[0].dtype == first[1].dtype and not jnp.iscomplexobj(first[0])
+    left = [[lax.complex(*row)] for row in rows] if pair else rows
+    while len(left) > 1:
+        added = [list(map(jnp.add, a, b)) for a, b in zip(left[::2], left[1::2], strict=False)]
+        left = added + left[2 * len(added) :]
+    return [left[0][0].real, left[0][0].imag] if pair else left[0]
+
+
+class Source(NamedTuple):
+    """How the entries of some examples are formed.
+
+    Attributes:
+      group: `[(u, v) of each term] -> Group`.
+      shape: of the entries of one example: that of the leaf, or an order that is cheaper to form.
+      place: `[..., *shape] -> [..., *leaf shape]`.
+      size: examples in a group.
+      known: whether all entries are there already.
+    """
+
+    group: Callable
+    shape: tuple[int, ...]
+    place: Callable
+    size: int
+    known: bool = False
+
+    def back(self, d: jax.Array, ndim: int) -> jax.Array:
+        """The reverse of `place`, of d [..., *leaf shape] with `ndim` axes of the leaf."""
+        like = jax.ShapeDtypeStruct((*d.shape[: d.ndim - ndim], *self.shape), d.dtype)
+        return jax.linear_transpose(self.place, like)(d)[0]
+
+
+def source_of(g: Gradient, asked: Sequence[asks.Ask]) -> Source:
+    """Entries for these questions."""
+    same = lambda x: x  # noqa: E731
+    if all(t.known for t in g.terms):
+        added = lambda pairs: Group(functools.reduce(jnp.add, (v for _, v in pairs)))  # noqa: E731
+        return Source(added, g.shape, same, g.size, known=True)
+    size = _examples(g, asked)
+    unfolded = product_of(g)
+    if unfolded is not None:
+        return _of_products(unfolded, size)
+
+    def group(pairs):
+        each = (_entries(t, u, v) for t, (u, v) in zip(g.terms, pairs, strict=True))
+        entries = functools.reduce(jnp.add, each)
+        return Group(entries, list(entries))
+
+    return Source(group, g.shape, same, size)
+
+
+def _of_products(unfolded, size) -> Source:
+    """One product, its entries in its own order; with one position they are never written."""
+
+    def group(pairs):
+        u, v = unfolded.factors(*pairs[0])
+        if unfolded.positions == 1:
+            u = jnp.swapaxes(u, -1, -2)
+            return Group(u * v, [a * b for a, b in zip(u, v, strict=True)])
+        entries = _products(u, v, unfolded.precision)
+        return Group(entries, list(entries))
+
+    return Source(group, unfolded.shape, unfolded.place, size)
+
+
+def _entries(term, u, v) -> jax.Array:
+    """[C, *shape] of one term."""
+    unfolded = term.unfolded
+    if unfolded is None:
+        return jax.vmap(lambda u, v: term.total(u[None], v[None]))(u, v)
+    u, v = unfolded.factors(u, v)
+    return unfolded.place(_products(u, v, unfolded.precision))
+
+
+def _products(u, v, precision):
+    return jnp.einsum("cgtm,cgtn->cgmn", u, v, precision=precision)
+
+
+def _examples(g, asked) -> int:
+    """How many examples are formed at a time."""
+    most = costs.GROUP_EXAMPLES
+    if fused(g, asked):
+        most = costs.GROUP_FUSED
+    else:
+        one = math.prod(g.shape) * jnp.dtype(g.dtype).itemsize
+        most = min(most, g.limit // max(1, one))
+    for t in g.terms:
+        most = most if t.unfolded is None else t.unfolded.at_a_time(most)
+    return even(g.size // lanes(g.weights), most)
+
+
+def fused(g: Gradient, asked: Sequence[asks.Ask]) -> bool:
+    """Whether every entry is the product of two numbers that is formed where it is needed."""
+    unfolded = product_of(g)
+    sums = all(isinstance(a, _SUMS) and jnp.ndim(getattr(a, "c", 0)) < 2 for a in asked)
+    return unfolded is not None and unfolded.positions == 1 and sums
+
+
+# --- what is taken from them ----------------------------------------------------------------------
+
+
+class _Taker(NamedTuple):
+    """How a question is answered, group by group.
+
+    Attributes:
+      data: with a leading axis [B], for `step`.
+      start: the state of no examples; () if the answer has rows.
+      step: `(state, group, data) -> (state, rows)`, one of them () or None.
+      merge: of two states.
+      finish: `state or rows -> answer`.
+    """
+
+    data: Any
+    start: Any
+    step: Callable
+    merge: Callable
+    finish: Callable
+
+
+def _summed(data, like, step, finish) -> _Taker:
+    """A sum over groups; `step(group, data)`, whose result is like `like`."""
+    start = jnp.zeros(like.shape, like.dtype)
+    return _Taker(data, start, lambda s, *x: (s + step(*x), None), jnp.add, finish)
+
+
+def _rows(step) -> _Taker:
+    """An answer for every example: `step(group)`."""
+    none: Any = ()
+    return _Taker(
+        (), none, lambda s, group, data: (none, step(group)), lambda a, b: none, lambda x: x
+    )
+
+
+def _weighted_sum(g, ask, source):
+    if ask.c.ndim == 1:
+        step = lambda group, c: group.sums(lambda x: [x], c)[0]  # noqa: E731
+        like = jax.ShapeDtypeStruct(source.shape, g.dtype)
+        return _summed(ask.c, like, step, source.place)
+    like = jax.ShapeDtypeStruct((len(ask.c), *source.shape), g.dtype)
+    step = lambda group, c: _weighted(c.T, group.entries)  # noqa: E731
+    return _summed(ask.c.T, like, step, source.place)
+
+
+def _mean(g, ask, source):
+    taker = _weighted_sum(g, asks.WeightedSum(g.weights), source)
+    return taker._replace(finish=lambda total: source.place(g.averaged(total)))
+
+
+def _sum_of(g, ask, source):
+    like = jax.eval_shape(ask.f, jax.ShapeDtypeStruct(source.shape, g.dtype))
+    step = lambda group, w: group.sums(lambda x: [ask.f(x)], w)[0]  # noqa: E731
+    return _summed(g.weights, like, step, source.place)
+
+
+def _deviations(g, ask, source):
+    """Relative to the mean so far, so that a large mean does not cancel; of the first group,
+    relative to its first example. Known entries are centred in two passes."""
+    dtype = real(g.dtype)
+    zeros = jnp.zeros(source.shape, g.dtype), jnp.zeros(source.shape, dtype)
+
+    def step(state, group, weights):
+        weight, mean, deviations = state
+        if source.known:
+            near = g.averaged(group.sums(lambda x: [x], weights)[0])
+        else:
+            near = jnp.where(weight > 0, mean, group.first)
+        both = weight + jnp.sum(weights)
+        shift, squares = group.sums(lambda x: [x - near, abs2(x - near)], weights)
+        part = ratio(1, both).astype(dtype)
+        squares = squares - abs2(shift) * part
+        return (both, near + shift * part, deviations + squares), None
+
+    def finish(state):
+        weight, mean, deviations = state
+        mean = jnp.where(weight > 0, mean, 0)
+        return source.place(mean), source.place(g.averaged(deviations))
+
+    start = jnp.zeros((), g.weights.dtype), *zeros
+    return _Taker(g.weights, start, step, merge_deviations, finish)
+
+
+def _sq_norms(g, ask, source):
+    return _rows(lambda group: sum_per_row(abs2(group.entries)))
+
+
+def _sq_distances(g, ask, source):
+    d = source.back(ask.d, len(g.shape))[None]
+    return _rows(lambda group: sum_per_row(abs2(group.entries - d)))
+
+
+def _inner(g, ask, source):
+    d = source.back(ask.d, len(g.shape))
+    count = d.ndim - len(source.shape)
+    flat = jnp.conj(d).reshape(*d.shape[:count], -1)
+
+    def step(group):
+        entries = group.entries.reshape(len(group.entries), -1)
+        return jnp.tensordot(entries, flat, (1, count), precision=lax.Precision.HIGHEST).real
+
+    return _rows(step)
+
+
+def _fold(g, ask, source):
+    def step(group, w):
+        return ask.f(source.place(group.entries), w)
+
+    group = jax.eval_shape(lambda: jnp.zeros((1, *g.shape), g.dtype))
+    like = jax.eval_shape(ask.f, group, g.weights[:1])
+    return _summed(g.weights, like, step, lambda x: x)
+
+
+def _each(g, ask, source):
+    return _rows(lambda group: ask.f(source.place(group.entries)))
+
+
+# Sums over the examples of functions of entries.
+_SUMS = (asks.Mean, asks.WeightedSum, asks.SumOf, asks.Deviations)
+_TAKERS: dict[type, Callable] = {
+    asks.Mean: _mean,
+    asks.WeightedSum: _weighted_sum,
+    asks.SumOf: _sum_of,
+    asks.Deviations: _deviations,
+    asks.SquaredNorms: _sq_norms,
+    asks.SquaredDistances: _sq_distances,
+    asks.Inner: _inner,
+    asks.Fold: _fold,
+    asks.Each: _each,
+}
