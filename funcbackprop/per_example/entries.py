@@ -12,7 +12,7 @@ from jax import lax
 
 from . import asks, costs
 from .loops import even, in_lanes, lanes, scanned
-from .numbers import abs2, merge_deviations, ratio, real, sum_per_row
+from .numbers import abs2, join_deviations, ratio, real, sum_per_row
 from .terms import Gradient, product_of
 
 
@@ -32,11 +32,11 @@ def by_entries(g: Gradient, asked: Sequence[asks.Ask]) -> list:
         size = len(jax.tree.leaves(data)[0]) if source.known else source.size
         return scanned(step, [t.start for t in takers], data, size)
 
-    def merge(a, b):
-        return [t.merge(x, y) for t, x, y in zip(takers, a, b, strict=True)]
+    def join(states):
+        return [t.join(x) for t, x in zip(takers, states, strict=True)]
 
     data = [(t.u, t.v) for t in g.terms], [t.data for t in takers]
-    states, rows = in_lanes(lane, merge, data, 1 if source.known else lanes(g.weights))
+    states, rows = in_lanes(lane, join, data, 1 if source.known else lanes(g.weights))
     found = zip(takers, states, rows, strict=True)
     return [taker.finish(state if x is None else x) for taker, state, x in found]
 
@@ -50,7 +50,12 @@ def deviations_unless(kept: jax.Array, g: Gradient, mean: jax.Array, found: jax.
       kept: whether it has.
       mean, found: in the order of the gradient's one product.
     """
-    source = source_of(g, [asks.Deviations(centred=True)])
+    ask = asks.Deviations(centred=True)
+    source = source_of(g, [ask])
+    if lanes(g.weights) > 1:
+        # Slices of a sharded batch would be gathered, even by a loop that does not run.
+        exact = lambda: source.back(by_entries(g, [ask])[0][1], len(g.shape))  # noqa: E731
+        return lax.cond(kept, lambda: found, exact)
     size = next(c for c in range(source.size, 0, -1) if g.size % c == 0)
     (term,) = g.terms
     shares = g.shares
@@ -204,28 +209,32 @@ class _Taker(NamedTuple):
       data: with a leading axis [B], for `step`.
       start: the state of no examples; () if the answer has rows.
       step: `(state, group, data) -> (state, rows)`, one of them () or None.
-      merge: of two states.
+      join: states behind a leading axis -> one state.
       finish: `state or rows -> answer`.
     """
 
     data: Any
     start: Any
     step: Callable
-    merge: Callable
+    join: Callable
     finish: Callable
 
 
 def _summed(data, like, step, finish) -> _Taker:
     """A sum over groups; `step(group, data)`, whose result is like `like`."""
     start = jnp.zeros(like.shape, like.dtype)
-    return _Taker(data, start, lambda s, *x: (s + step(*x), None), jnp.add, finish)
+    return _Taker(data, start, lambda s, *x: (s + step(*x), None), _added, finish)
+
+
+def _added(states):
+    return jnp.sum(states, axis=0)
 
 
 def _rows(step) -> _Taker:
     """An answer for every example: `step(group)`."""
     none: Any = ()
     return _Taker(
-        (), none, lambda s, group, data: (none, step(group)), lambda a, b: none, lambda x: x
+        (), none, lambda s, group, data: (none, step(group)), lambda states: none, lambda x: x
     )
 
 
@@ -274,7 +283,7 @@ def _deviations(g, ask, source):
         return source.place(mean), source.place(g.averaged(deviations))
 
     start = jnp.zeros((), g.weights.dtype), *zeros
-    return _Taker(g.weights, start, step, merge_deviations, finish)
+    return _Taker(g.weights, start, step, join_deviations, finish)
 
 
 def _sq_norms(g, ask, source):

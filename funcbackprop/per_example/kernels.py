@@ -76,7 +76,7 @@ def _weighted(g: Gradient, t: Term, c) -> jax.Array:
     zeros = jnp.zeros(p.shape, v.dtype)
     size = p.at_a_time(min(g.size // lanes(g.weights), costs.GROUP_EXAMPLES))
     lane = lambda data: scanned(add, zeros, data, size)  # noqa: E731
-    total, _ = in_lanes(lane, jnp.add, (t.u, v), lanes(g.weights))
+    total, _ = in_lanes(lane, lambda x: jnp.sum(x, 0), (t.u, v), lanes(g.weights))
     return p.place(total)
 
 

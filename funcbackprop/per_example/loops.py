@@ -1,6 +1,5 @@
 """Loops over groups of examples, written once."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,19 +52,17 @@ def lanes(rows: jax.Array) -> int:
     return devices if len(rows) % devices == 0 and not varying_axes(rows) else 1
 
 
-def in_lanes(lane: Callable, merge: Callable, data: Any, count: int) -> tuple[Any, Any]:
-    """`lane(rows of data) -> (state, rows)` for `count` equal parts of `data`, and one
-    state of all.
+def in_lanes(lane: Callable, join: Callable, data: Any, count: int) -> tuple[Any, Any]:
+    """`lane(rows) -> (state, rows)` for `count` equal parts of `data`, and one state of all.
 
-    On a sharded batch every device works through its own part, and states are merged once at the
+    On a sharded batch every device works through its own part, and states are joined once at the
     end.
+
+    Args:
+      join: states behind a leading axis -> one state.
     """
     if count == 1:
         return lane(data)
     parts = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), data)
     states, rows = jax.vmap(lane)(parts)
-    each = [jax.tree.map(lambda x, k=k: x[k], states) for k in range(count)]
-    return (
-        functools.reduce(merge, each),
-        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows),
-    )
+    return join(states), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)

@@ -28,6 +28,19 @@ def ratio(a: Any, b: Any) -> jax.Array:
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
+def join_deviations(states: tuple) -> tuple:
+    """The same of several groups, behind a leading axis, as one."""
+    weights, means, deviations = states
+    weight = jnp.sum(weights)
+    shares = ratio(1, weight) * weights
+
+    def summed(c, x):
+        return jnp.tensordot(c.astype(real(x.dtype)), x, 1, precision="highest")
+
+    mean = summed(shares, means)
+    return weight, mean, jnp.sum(deviations, 0) + summed(weights, abs2(means - mean[None]))
+
+
 def merge_deviations(a: tuple, b: tuple) -> tuple:
     """(weight, mean, sum of squared deviations) of two groups, as one (Chan, Golub, LeVeque)."""
     (wa, ma, da), (wb, mb, db) = a, b
