@@ -21,6 +21,7 @@ from .factors import DENSE, FORMS
 from .flow import SUMS, Flow, flow_of, parts_of_scan, scales
 from .layouts import JOINS, Loop, layout_of, needed
 from .planner import reduced
+from .rewrites import rewritten
 from .statistics import Leafwise, Part
 from .terms import Gradient, Term, dense
 
@@ -165,7 +166,8 @@ class _Walk:
                 return [self._of_terms(equation, position, values)]
         if self.flow.births(equation):
             return [self._born(equation, values)]
-        return bind(equation, *values)
+        other = rewritten(equation)
+        return bind(equation, *values) if other is None else other(*values)
 
     def _born(self, equation, values) -> Terms:
         form = FORMS[equation.name]
