@@ -61,18 +61,18 @@ def _check(config: CheckConfig) -> int:
 def _bench(config: BenchConfig) -> int:
     from .bench import job
 
-    def show(report):
-        if len(report.measured) == 1:
-            print(report.head)
-        print(f"\n{report.measured[-1]}", flush=True)
+    def show(found):
+        if len(found.parts) == 1:
+            print(found.head)
+        print(f"\n{found.parts[-1]}", flush=True)
 
     try:
-        report = job.run(config, show if not config.growth else lambda report: None)
+        found = job.run(config, show if not config.growth else lambda found: None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     if config.growth:
-        print(report)
+        print(found)
     return 0
 
 

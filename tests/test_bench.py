@@ -11,13 +11,16 @@ import optax
 import pytest
 
 from funcbackprop import cli
-from funcbackprop.bench import variants
+from funcbackprop.bench import cases, clock, targets, tune, variants
 from funcbackprop.bench.config import WORKLOADS, BenchConfig
 from funcbackprop.bench.measure import compiled, measure
-from funcbackprop.bench.result import Report, Spread
+from funcbackprop.bench.plans import planned
+from funcbackprop.bench.result import Measured, Report, Row, Spread, fits
+from funcbackprop.bench.targets import TARGETS, Target
 from funcbackprop.bench.workloads import LIBRARY, QUICK, Workload, workload
+from funcbackprop.per_example import costs
 
-OURS = ["Mean", "Mean + SquaredNorms", "Mean + Variance", "ClippedMean"]
+OURS = ["Mean", "Mean + SquaredNorms", "Mean + Variance", "Mean + Variance(centred)", "ClippedMean"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,9 @@ def test_the_table_and_the_json(tmp_path, capsys):
     (one,) = found["measured"]
     assert (one["name"], one["examples"], one["parameters"]) == ("mlp", 8, 970)
     rows = {row["name"]: row for row in one["rows"]}
-    assert list(rows) == list(variants.VARIANTS)
+    assert list(rows) == list(variants.STANDARD)
+    assert "target" not in out
+    assert all(row["target"] is None for row in one["rows"])
     for name in [variants.PLAIN, variants.AGAIN, *OURS, variants.DEFINITION]:
         row = rows[name]
         assert name in out or name == variants.PLAIN
@@ -60,11 +65,266 @@ def test_the_table_and_the_json(tmp_path, capsys):
     assert [f.name for f in tmp_path.iterdir()] == ["bench.json"]
 
 
-def test_growth(capsys):
-    options = ["--workloads", "problems:line", "--rounds", 1, "--batch", 20]
+def test_growth(capsys, tmp_path):
+    path = tmp_path / "growth.json"
+    options = ["--workloads", "problems:line", "--rounds", 1, "--batch", 20, "--json", path]
     bench("--growth", *options)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-3:]] == ["8", "16", "20"]
+    start = next(k for k, line in enumerate(lines) if line.startswith("---")) + 1
+    assert [line.split()[0] for line in lines[start : start + 3]] == ["8", "16", "20"]
+    assert [line.split(":")[0] for line in lines[start + 3 :]] == [
+        *("plain", "norms", "variance", variants.DEFINITION),
+        "all gradients of single examples",
+    ]
+    assert lines[-1].endswith(": 0.016 kB x B")  # 4 parameters of 4 bytes
+    found = json.loads(path.read_text())["fits"]
+    assert [fit["name"] for fit in found] == list(variants.GROWTH)
+
+
+def row_of(name, time=1.0, memory=1.0, megabytes=5, compile=1.0, target=None):
+    figures = {"memory": memory, "temporary_bytes": megabytes and int(megabytes * 1e6)}
+    spread = time and Spread.of([time])
+    rest = {"compile": compile, "compile_seconds": 1.0, "difference": None}
+    return Row(name=name, time=spread, seconds=spread, **figures, **rest, target=target)
+
+
+def measured_of(examples, *rows):
+    return Measured("mlp", "MLP", examples, 1000, (row_of("plain"), *rows))
+
+
+def test_the_line_of_the_temporaries():
+    at = [measured_of(b, row_of("a", megabytes=3 + 0.002 * b)) for b in (8, 16, 512)]
+    plain, line = fits(at)
+    assert str(line) == "a: temporaries 3 MB + 2 kB x B"
+    assert (plain.bytes, plain.bytes_per_example) == pytest.approx((5e6, 0), abs=1e-3)
+    assert fits(at[:1]) == []
+    assert fits(at[:1] * 2) == []
+    unknown = [measured_of(b, row_of("a", megabytes=None)) for b in (8, 16)]
+    assert [fit.name for fit in fits(unknown)] == ["plain"]
+
+
+# name -> (figures, which of them are above the target)
+ABOVE = {
+    "at the target": ({"time": 1.2, "memory": 1.1, "compile": 2.0}, ()),
+    "within the noise": ({"time": 1.24}, ()),
+    "too slow": ({"time": 1.26}, ("time",)),
+    "too large": ({"memory": 1.11}, ("memory",)),
+    "too large, in MB": ({"megabytes": 8.1}, ("memory",)),
+    "slow to compile": ({"compile": 2.1}, ("compile",)),
+    "all of it": ({"time": 2.0, "memory": 2.0, "compile": 3.0}, ("time", "memory", "compile")),
+    "not measured": ({"time": None, "memory": None, "megabytes": None, "compile": None}, ()),
+}
+
+
+@pytest.mark.parametrize("name", ABOVE)
+def test_what_is_above_its_target(name):
+    figures, above = ABOVE[name]
+    row = row_of(name, **figures, target=Target(1.2, memory=1.1, megabytes=8))
+    assert row.above == above
+    assert row_of(name, **figures).above == ()
+
+
+def test_targets_are_printed_and_marked():
+    rows = [
+        row_of("Mean", 1.5, compile=3.0, target=Target(1.00)),
+        row_of("Mean + Variance", 1.4, memory=1.2, target=Target(1.45, memory=1.1)),
+        row_of("Mean + Variance(centred)", 2.01, target=Target(2.0, megabytes=8)),
+        row_of("optax micro_grad, 4 at a time", 123.4),
+    ]
+    config = {"growth": False, "dtype": "float32", "rounds": 1, "quick": False}
+    where = {"versions": {"jax": "1"}, "cores": 2, "devices": ["cpu:0"]}
+    report = Report(config, where, "2026-01-01", (measured_of(8, *rows),))
+    assert "Targets are for 2 cores. Above: t, a time by more than 0.05" in report.head
+    lines = str(report.measured[0]).splitlines()
+    header = lines[2].split("  ")
+    assert [x.strip() for x in header if x] == [
+        *("variant", "time", "target", "quartiles", "memory", "MB", "memory target"),
+        *("compile", "above"),
+    ]
+    assert max(map(len, lines)) <= 120
+    assert max(map(len, report.head.splitlines())) <= 100
+    users = Report({**config, "workloads": ("problems:line",)}, where, "2026-01-01", ())
+    assert "Targets" not in users.head
+    mean, variance, centred, other = lines[-4:]
+    assert mean.endswith("t c")
+    assert "1.1" in variance
+    assert variance.endswith("m")
+    assert "8 MB" in centred
+    assert centred.split()[-1] == "1"
+    assert other.split()[-1] == "1"
+    assert report.to_dict()["measured"][0]["rows"][1]["target"]["time"] == 1.0
+
+
+def test_targets_name_workloads_and_variants():
+    assert set(TARGETS) == set(WORKLOADS)
+    assert {name for rows in TARGETS.values() for name in rows} <= set(variants.OURS)
+    assert targets.target("mlp", "Gram") == Target(compile=targets.COMPILE)
+
+
+# Options that make the targets another's.
+WITHOUT_TARGETS = [{"batch": 8}, {"quick": True}, {"growth": True}, {"dtype": "bfloat16"}]
+
+
+@pytest.mark.parametrize("options", WITHOUT_TARGETS, ids=str)
+def test_targets_are_for_the_workloads_as_they_are(options):
+    assert not BenchConfig(**options).has_targets
+    assert BenchConfig(seed=1, rounds=3, all=True).has_targets
+
+
+def test_the_job_attaches_targets(monkeypatch, tmp_path, capsys):
+    from funcbackprop.bench import job
+
+    tiny = lambda *given: workload(given[0], quick=True)  # noqa: E731
+    names = (variants.PLAIN, "Mean", "Mean + Variance", variants.DEFINITION)
+    monkeypatch.setattr(job, "workload", tiny)
+    monkeypatch.setattr(job, "STANDARD", names)
+    path = tmp_path / "bench.json"
+    bench("--workloads", "mlp", "--rounds", 1, "--json", path)
+    out = capsys.readouterr().out
+    assert "Targets are for 2 cores" in out
+    (one,) = json.loads(path.read_text())["measured"]
+    found = {row["name"]: row["target"] and row["target"]["time"] for row in one["rows"]}
+    assert found == dict(zip(names, (None, 1.0, 1.45, None), strict=True))
+
+
+def test_all_of_the_statistics():
+    names = [variants.PLAIN, *variants.ON_REQUEST]
+    found = measure(workload("mlp", quick=True), names, rounds=1)
+    assert found.notes == []
+    assert all(row.time is not None for row in found.rows)
+    assert all(row.difference is None for row in found.rows[1:])
+
+
+def test_a_projection_leaves_out_what_has_no_gradient():
+    def loss(p, x):
+        return p["step"] * jnp.sum(p["w"] * x)
+
+    params, x = {"w": jnp.ones(2), "step": jnp.int32(3)}, jnp.ones((4, 2))
+    _, found = variants.VARIANTS["Projection"].make(loss, 4)(params, x)
+    np.testing.assert_allclose(found["projection"], 6)
+
+
+def test_plans_measure_nothing(tmp_path, capsys, monkeypatch):
+    from funcbackprop.bench import job
+
+    monkeypatch.delattr(job, "measure")
+    path = tmp_path / "plans.json"
+    bench("--plan", "--quick", "--workloads", "convnet", "problems:line", "--json", path)
+    out = capsys.readouterr().out
+    assert "Nothing was measured" in out
+    assert "convnet 3x3, 4-8, 8x8x3, B 8\nleaf" in out
+    assert "What would have taken longer:\nleaf" in out
+    assert "line, B 40" in out
+    first, second = json.loads(path.read_text())["plans"]
+    assert (first["name"], first["examples"], second["examples"]) == ("convnet", 8, 40)
+    leaf = next(leaf for leaf in first["leaves"] if leaf["alternatives"])
+    name, flops = leaf["alternatives"][0]
+    assert name != leaf["algorithm"]
+    assert flops > leaf["flops"]
+    assert str(planned(workload("convnet", quick=True))) in out
+
+
+def test_tune_prints_the_constants(tmp_path, capsys):
+    before = {name: getattr(costs, name) for name in vars(costs) if name.isupper()}
+    path = tmp_path / "tune.json"
+    bench("--tune", "--quick", "--rounds", 2, "--json", path)
+    out = capsys.readouterr().out
+    assert "every constant keeps its value" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert {name: getattr(costs, name) for name in before} == before
+    found = {c["name"]: c for c in json.loads(path.read_text())["constants"]}
+    assert list(found) == [
+        *("ENTRY", "AGAIN", "FUSED", "POSITIONS", "GROUP_BYTES", "GROUP_EXAMPLES", "GROUP_FUSED"),
+        *("PATCH_BYTES", "SQUARES"),
+    ]
+    for name, constant in found.items():
+        assert constant["in_use"] == before[name]
+        assert all(map(positive, constant["milliseconds"].values()))
+        assert f"\n{name}: {constant['how']}"[:60] in out
+
+
+def test_constants_are_put_back():
+    before = costs.ENTRY, costs.SQUARES
+
+    def fails():
+        with cases.changed(ENTRY=1, SQUARES=2):
+            raise KeyError(costs.ENTRY, costs.SQUARES)
+
+    with pytest.raises(KeyError, match="1, 2"):
+        fails()
+    assert before == (costs.ENTRY, costs.SQUARES)
+    with pytest.raises(AttributeError), cases.changed(ENTRY=1, ENTRIES=1):
+        pass
+    assert before == (costs.ENTRY, costs.SQUARES)
+
+
+def test_every_candidate_makes_another_program():
+    """So many examples at a time, or bytes of patches, as the constants say."""
+    product, images = cases.Product(16, 2, 4, 4), cases.Convolution(16, 32, 28, 32)
+
+    def scanned(case, answer, **constants):
+        return case.program(answer, **constants).func.as_text().count("while(")
+
+    looped = [scanned(product.case(), cases.variance, GROUP_EXAMPLES=c) for c in (8, 16)]
+    assert looped[0] > looped[1]
+    looped = [
+        scanned(images.case(), cases.contraction, PATCH_BYTES=n * 2**20, GROUP_EXAMPLES=16)
+        for n in (8, 64)
+    ]
+    assert looped[0] > looped[1]
+
+
+def test_the_formulas_of_the_constants():
+    """ENTRY: the entries of one example cost as much as the product if they take twice its time."""
+    times = {
+        "product, contraction": np.array([1.0, 2.0, 4.0]),
+        "product, mean and variance by entries": np.array([2.0, 4.0, 8.0]),
+        "product, and norms": np.array([2.5, 5.0, 10.0]),
+        "product, norms by products of positions": np.array([1.0, 2.0, 4.0]),
+        "one, contraction": np.array([1.0, 1.0, 1.0]),
+        "one, centred squares by entries": np.array([4.0, 4.0, 4.0]),
+    }
+    found = {k: tune._of_ratio(k, r, tune.SIZES, times).here for k, r in tune._RATIOS.items()}
+    assert found["ENTRY"] == 2 * 128
+    assert found["AGAIN"] == 128
+    assert found["FUSED"] == 6
+    assert found["POSITIONS"] == 256 * 1024 / (128 * 1280)
+
+
+# times of 1, 2, ... at a time -> the choice
+CHOICES = {
+    "the least": ([9, 8, 5, 7, 9], 4),
+    "the one in use, if it is as good": ([9, 8, 6.8, 7, 9], 8),
+    "the one in use": ([9, 8, 8, 7, 9], 8),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_candidate_with_the_least_time(name):
+    milliseconds, value = CHOICES[name]
+    own = zip((1, 2, 4, 8, 16), milliseconds, strict=True)
+    times = {f"GROUP_EXAMPLES, {c} at a time": np.full(3, x) for c, x in own}
+    choice = tune._CHOICES["GROUP_EXAMPLES"]
+    with cases.changed(GROUP_EXAMPLES=8):
+        assert tune._of_choice("GROUP_EXAMPLES", choice, tune.SIZES, times).here == value
+
+
+def test_the_most_positions_at_which_products_are_faster():
+    ways = {"by products": lambda t: t**2, "by entries": lambda t: 20}
+    times = {
+        f"SQUARES, T {t} {way}": np.full(3, x(t))
+        for t in (1, 2, 4, 8, 16)
+        for way, x in ways.items()
+    }
+    assert tune._of_squares(tune.SIZES, times).here == 4
+
+
+def test_a_round_times_everything_once():
+    called = []
+    calls = {name: (lambda name=name: called.append(name), 2) for name in "ab"}
+    times = clock.interleaved(calls, rounds=3, seed=1)
+    assert {name: len(x) for name, x in times.items()} == {"a": 3, "b": 3}
+    assert sorted(called) == ["a"] * 6 + ["b"] * 6
 
 
 def test_growth_is_of_the_mlp_by_default():
@@ -93,7 +353,7 @@ FULL = [("convnet", "float32"), ("transformer-remat", "float32"), ("lstm", "bflo
 )
 def test_the_variants_agree(name, dtype):
     """Means with the plain gradient and norms with the definition; nothing fails or is left out."""
-    names = [variants.PLAIN, variants.DEFINITION, *OURS[:3]]
+    names = [variants.PLAIN, variants.DEFINITION, *OURS[:4]]
     found = measure(workload(name, dtype=dtype, quick=True), names, rounds=1)
     assert found.notes == []
     assert all(row.difference is not None for row in found.rows)
@@ -185,6 +445,15 @@ REFUSALS = {
     "unknown workload": (["--workloads", "resnet"], "unknown 'resnet'; expected some of mlp"),
     "equal workloads": (["--workloads", "mlp", "mlp"], "--workloads must differ"),
     "growth of two": (["--growth", "--workloads", "mlp", "lstm"], "--growth takes one workload"),
+    "growth of all statistics": (["--growth", "--all"], "--growth expects no --all, got both"),
+    "plan and growth": (["--plan", "--growth"], "--plan expects no --growth, got both: leave one"),
+    "plan of all statistics": (["--plan", "--all"], "--plan expects no --all, got both"),
+    "tune and plan": (["--tune", "--plan"], "--tune expects no --plan, got both"),
+    "tune and growth": (["--tune", "--growth"], "--tune expects no --growth, got both"),
+    "tune and all": (["--tune", "--all"], "--tune expects no --all, got both"),
+    "tune of a workload": (["--tune", "--workloads", "mlp"], "--tune expects no --workloads"),
+    "tune at a size": (["--tune", "--batch", "8"], "--tune expects no --batch, got both"),
+    "tune in bfloat16": (["--tune", "--dtype", "bfloat16"], "got --dtype bfloat16: leave --dtype"),
     "no rounds": (["--rounds", "0"], "--rounds must be at least 1, got 0"),
     "negative seed": (["--seed", "-1"], "--seed must not be negative"),
     "no examples": (["--batch", "0"], "--batch must be at least 1, got 0"),

@@ -47,6 +47,7 @@ NO_JAX_AT_IMPORT = (
     "bench/__init__.py",
     "bench/config.py",
     "bench/result.py",
+    "bench/targets.py",
     "cli.py",
     "figures/__init__.py",
     "figures/axes.py",

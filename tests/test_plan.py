@@ -87,6 +87,33 @@ def test_the_plan_names_the_line_and_the_kernel():
     assert (leaf.algorithm, leaf.written) == ("product of norms", 0)
 
 
+def test_what_was_not_chosen():
+    """Ways with a name of their own, once each, at the cost of the whole leaf; or none."""
+
+    def loss(p, x):
+        return jnp.sum(jnp.sin(x @ p["w"]) + p["b"])
+
+    params, x = {"w": jnp.ones((9, 8)), "b": jnp.ones((1, 8))}, jnp.ones((4, 3, 9))
+    plan = fb.plan(loss, {**BOTH, "inner": fb.InnerWithMean(), "v": fb.Variance()})(params, x)
+    bias, weight = plan.leaves
+    assert bias.alternatives == ()
+    names = [name for name, _ in weight.alternatives]
+    assert names
+    assert len(set(names)) == len(names)
+    assert weight.algorithm not in names
+    assert all(flops >= weight.flops for _, flops in weight.alternatives)
+    first, second = str(plan).split("What would have taken longer:\n")
+    assert "examples," in first
+    rows = second.splitlines()[2:]
+    assert len(rows) == len(names)
+    assert all(row.startswith("params['w']") for row in rows)
+
+
+def test_a_plan_without_a_choice_has_one_table():
+    plan = fb.plan(lambda p, x: jnp.sum(p * x), fb.Mean())(jnp.ones(2), jnp.ones((4, 2)))
+    assert str(plan).splitlines()[-1].startswith("4 examples, 2 parameters.")
+
+
 def test_a_memory_limit_measures_a_fallback_in_chunks():
     stats = {
         "variance": fb.Variance(),

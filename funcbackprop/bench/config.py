@@ -8,6 +8,13 @@ from ..usage import UsageError
 WORKLOADS = ("mlp", "convnet", "transformer", "transformer-remat", "transformer-long", "lstm")
 DTYPES = ("float32", "bfloat16")
 
+# option -> options that it leaves nothing to do for.
+_EXCLUDES = {
+    "growth": ("all",),
+    "plan": ("growth", "all"),
+    "tune": ("plan", "growth", "all", "workloads", "batch"),
+}
+
 # Growth: B doubles from the first of these to the last, or to --batch.
 _GROWTH = 8, 512
 
@@ -27,6 +34,14 @@ class BenchConfig:
     """Examples in the batch (B), instead of the workload's own; with --growth the largest B."""
     growth: bool = False
     """One workload at B = 8, 16, ... 512."""
+    all: bool = False
+    """More statistics: Gram, Projection, InnerWithMean, SquaredDeviations and MeanOf(jnp.sign)."""
+    plan: bool = False
+    """Measure nothing: print how mean, norms and variance of each workload would be found, leaf by
+    leaf, and what other ways would cost."""
+    tune: bool = False
+    """Measure the constants that the choice between ways rests on, instead of workloads, and print
+    them beside those in use. Nothing is changed."""
     dtype: str = "float32"
     """float32 or bfloat16, of parameters and data."""
     json: Path | None = None
@@ -56,6 +71,12 @@ class BenchConfig:
             size *= 2
         return (*sizes, largest)
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether the library's workloads are measured as `targets` means them."""
+        own = self.batch is None and not self.quick and not self.growth
+        return own and self.dtype == "float32"
+
     def check(self) -> None:
         """Raise UsageError for a value that no benchmark could have."""
         unknown = [name for name in self.names if ":" not in name and name not in WORKLOADS]
@@ -78,5 +99,18 @@ class BenchConfig:
             raise UsageError(
                 f"--dtype: unknown {self.dtype!r}; expected one of {', '.join(DTYPES)}"
             )
+        self._check_together()
         if self.json is not None and not self.json.absolute().parent.is_dir():
             raise UsageError(f"--json {self.json}: its folder does not exist")
+
+    def _check_together(self) -> None:
+        given = [(a, b) for a, others in _EXCLUDES.items() if getattr(self, a) for b in others]
+        for option, other in given:
+            if getattr(self, other):
+                raise UsageError(
+                    f"--{option} expects no --{other}, got both: leave one of them out"
+                )
+        if self.tune and self.dtype != "float32":
+            raise UsageError(
+                f"--tune measures in float32 alone, got --dtype {self.dtype}: leave --dtype out"
+            )

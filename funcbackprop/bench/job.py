@@ -1,9 +1,10 @@
-"""The job of `funcbackprop bench`: every workload, and its report."""
+"""The job of `funcbackprop bench`: every workload, and its report; or plans; or constants."""
 
 import dataclasses
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,54 +12,85 @@ from ..files import write_json
 from ..usage import UsageError, environment
 from .config import BenchConfig
 from .measure import measure
+from .plans import Planned, Plans, planned
 from .result import Measured, Report
-from .variants import GROWTH, VARIANTS
-from .workloads import workload
+from .targets import TARGETS, target
+from .tune import Constants, tuned
+from .variants import GROWTH, OURS, STANDARD, VARIANTS
+from .workloads import Workload, workload
+
+# What a benchmark ends in. `head` and `parts` are what is printed, `to_dict` what is written.
+Found = Report | Plans | Constants
 
 
-def run(config: BenchConfig, show: Callable[[Report], None] = lambda report: None) -> Report:
+def run(config: BenchConfig, show: Callable[[Found], None] = lambda found: None) -> Found:
     """Measure what `config` asks for.
 
     Args:
       config: what to measure.
-      show: called with the report as far as it has come, after each workload and each B; the file
-        of `config.json` is rewritten then too, so that an interrupted benchmark leaves something.
+      show: called with the report as far as it has come, after each of its parts: a workload, a B,
+        or all constants. The file of `config.json` is rewritten then too, so that an interrupted
+        benchmark leaves something.
 
     Raises:
       UsageError: the configuration cannot be run, or the results cannot be written.
     """
     config.check()
-    report = Report(
-        config=dataclasses.asdict(config),
-        environment=environment(),
-        date=time.strftime("%Y-%m-%d"),
-        measured=(),
-    )
+    found, parts = _begun(config), ()
+    for part in _parts(config):
+        parts = (*parts, part)
+        changed: Any = {"measured" if isinstance(found, Report) else "parts": parts}
+        found = dataclasses.replace(found, **changed)
+        _write(config, found)
+        show(found)
+    return found
+
+
+def _begun(config: BenchConfig) -> Found:
+    kind = Plans if config.plan else Constants if config.tune else Report
+    asked, date = dataclasses.asdict(config), time.strftime("%Y-%m-%d")
+    return kind(asked, environment(), date, ())
+
+
+def _parts(config: BenchConfig):
+    if config.tune:
+        progress = _progress("constants")
+        yield tuned(config.quick, config.rounds, config.seed, progress)
+        return
+    take = _planned if config.plan else _measured
     for name, size in itertools.product(config.names, config.batches):
-        measured = (*report.measured, _measured(config, name, size))
-        report = dataclasses.replace(report, measured=measured)
-        _write(config, report)
-        show(report)
-    return report
+        work = workload(name, size, config.seed, config.dtype, config.quick)
+        try:
+            yield take(config, work)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--workloads {name}: {error}") from error
 
 
-def _write(config: BenchConfig, report: Report) -> None:
+def _planned(config: BenchConfig, work: Workload) -> Planned:
+    return planned(work)
+
+
+def _measured(config: BenchConfig, work: Workload) -> Measured:
+    names = GROWTH if config.growth else tuple(VARIANTS) if config.all else STANDARD
+    progress = _progress(f"{work.title}, B {work.examples}")
+    found = measure(work, names, config.rounds, config.seed, progress)
+    if not (config.has_targets and work.name in TARGETS):
+        return found
+    rows = (
+        dataclasses.replace(row, target=target(work.name, row.name)) if row.name in OURS else row
+        for row in found.rows
+    )
+    return dataclasses.replace(found, rows=tuple(rows))
+
+
+def _progress(title: str) -> Callable:
+    return lambda rounds: tqdm(rounds, desc=title, unit="round", disable=None)
+
+
+def _write(config: BenchConfig, found: Found) -> None:
     if config.json is None:
         return
     try:
-        write_json(config.json, report.to_dict())
+        write_json(config.json, found.to_dict())
     except OSError as error:
         raise UsageError(f"--json: cannot write to {config.json}: {error}") from error
-
-
-def _measured(config: BenchConfig, name: str, size: int | None) -> Measured:
-    work = workload(name, size, config.seed, config.dtype, config.quick)
-    names = GROWTH if config.growth else tuple(VARIANTS)
-
-    def progress(rounds):
-        return tqdm(rounds, desc=f"{work.title}, B {work.examples}", unit="round", disable=None)
-
-    try:
-        return measure(work, names, config.rounds, config.seed, progress)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--workloads {name}: {error}") from error

@@ -1,10 +1,10 @@
 """Paired measurements: all variants in one process, interleaved, as ratios to the plain gradient.
 
-Times on a shared machine drift by more than the differences that matter. A round calls every
-variant once, in a new order, and each is divided by the plain gradient of the same round; the
-median of the rounds is reported, with its quartiles.
+The time of each is divided by that of the plain gradient of the same round; the median of the
+rounds is reported, with its quartiles.
 """
 
+import functools
 import math
 import os
 import time
@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import clock
 from .result import Measured, Row, Spread
-from .variants import DEFINITION, PLAIN, VARIANTS, Found, Missing
+from .variants import DEFINITION, PLAIN, STANDARD, VARIANTS, Found, Missing
 from .workloads import Workload
 
-# A time is the mean of as many calls as fill this many seconds: the clock and the dispatch of one
-# call take some microseconds.
-_LEAST_SECONDS = 0.005
 # Share of the memory that a variant may take; one that needs more is not run.
 _MEMORY_SHARE = 0.6
 
@@ -57,7 +55,7 @@ def compiled(f: Callable, params: Any, batch: Any) -> Compiled:
 
 def measure(
     work: Workload,
-    names: Sequence[str] = tuple(VARIANTS),
+    names: Sequence[str] = STANDARD,
     rounds: int = 15,
     seed: int = 0,
     progress: Callable = iter,
@@ -84,9 +82,13 @@ def measure(
             notes[name] = f"not run: it needs {program.needed / 1e9:.1f} GB"
     if PLAIN in notes:
         raise ValueError(f"the plain gradient is {notes[PLAIN]}")
-    calls = {k: v.call for k, v in programs.items() if k not in notes}
-    found, repeats = _first_calls(calls, work)
-    times = _rounds(calls, repeats, work, rounds, seed, progress)
+    calls = {
+        k: functools.partial(v.call, work.params, work.batch)
+        for k, v in programs.items()
+        if k not in notes
+    }
+    found, timed = _first_calls(calls)
+    times = clock.interleaved(timed, rounds, seed, progress)
     rows = []
     for name in names:
         difference = _difference(name, found)
@@ -112,31 +114,15 @@ def _why(error: Exception) -> str:
     return f"left out: {text}" if isinstance(error, Missing) else f"{type(error).__name__}: {text}"
 
 
-def _first_calls(calls, work) -> tuple[dict[str, Found], dict[str, int]]:
-    """What each variant found, in NumPy, and how many calls make up one time."""
-    found, repeats = {}, {}
+def _first_calls(calls) -> tuple[dict[str, Found], dict[str, tuple[clock.Call, int]]]:
+    """What each variant found, in NumPy, and each with how many calls make up one time."""
+    found, timed = {}, {}
     for name, call in calls.items():
-        out = jax.block_until_ready(call(work.params, work.batch))
+        out = jax.block_until_ready(call())
         found[name] = jax.tree.map(np.asarray, VARIANTS[name].read(out))
         del out
-        repeats[name] = math.ceil(_LEAST_SECONDS / _seconds(call, work, 1))
-    return found, repeats
-
-
-def _rounds(calls, repeats, work, rounds, seed, progress) -> dict[str, list[float]]:
-    rng = np.random.default_rng(seed)
-    times = {name: [] for name in calls}
-    for _ in progress(range(rounds)):
-        for name in rng.permutation(list(calls)).tolist():
-            times[name].append(_seconds(calls[name], work, repeats[name]))
-    return times
-
-
-def _seconds(call, work, repeats) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        jax.block_until_ready(call(work.params, work.batch))
-    return (time.perf_counter() - start) / repeats
+        timed[name] = call, clock.repeats(call)
+    return found, timed
 
 
 def _row(name, programs, times, difference, note) -> Row:

@@ -1,6 +1,7 @@
 """What is compared: one table, name -> a function `(params, batch)` made from a loss.
 
-To add a variant: one row in `VARIANTS`. A row that is missing here is left out and named.
+To add a variant: one row in `VARIANTS`, and its name in `ON_REQUEST` if it is measured with `--all`
+alone. A row that is missing here is left out and named.
 """
 
 import importlib
@@ -11,8 +12,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..contract import Loss
-from ..per_example import ClippedMean, Mean, SquaredNorms, Variance, gradient_statistics
+from ..contract import Loss, differentiable
+from ..per_example import (
+    ClippedMean,
+    Gram,
+    InnerWithMean,
+    Mean,
+    MeanOf,
+    Projection,
+    SquaredDeviations,
+    SquaredNorms,
+    Variance,
+    gradient_statistics,
+)
 
 # The norm to which `ClippedMean` and jax-privacy clip; the work does not depend on it.
 _MAX_NORM = 1.0
@@ -54,6 +66,16 @@ def _plain(loss: Loss, examples: int) -> Callable:
 
 def _statistics(**stats) -> Callable:
     return lambda loss, examples: gradient_statistics(loss, stats)
+
+
+def _projection(loss: Loss, examples: int) -> Callable:
+    """On one direction, in which all entries are 1."""
+
+    def f(params, batch):
+        ones = jax.tree.map(jnp.ones_like, differentiable(params, "Projection")[0])
+        return gradient_statistics(loss, {"projection": Projection(ones)})(params, batch)
+
+    return f
 
 
 def _by_definition(loss: Loss, examples: int) -> Callable:
@@ -116,12 +138,25 @@ VARIANTS: dict[str, Variant] = {
     "Mean": Variant(_statistics(mean=Mean()), _found),
     "Mean + SquaredNorms": Variant(_statistics(mean=Mean(), sq_norms=SquaredNorms()), _found),
     "Mean + Variance": Variant(_statistics(mean=Mean(), variance=Variance()), _found),
+    "Mean + Variance(centred)": Variant(
+        _statistics(mean=Mean(), variance=Variance(centred=True)), _found
+    ),
     "ClippedMean": Variant(_statistics(clipped=ClippedMean(_MAX_NORM)), _found),
+    "Gram": Variant(_statistics(gram=Gram()), _found),
+    "Projection": Variant(_projection, _found),
+    "InnerWithMean": Variant(_statistics(inner=InnerWithMean()), _found),
+    "SquaredDeviations": Variant(_statistics(deviations=SquaredDeviations()), _found),
+    "MeanOf(jnp.sign)": Variant(_statistics(signs=MeanOf(jnp.sign)), _found),
     DEFINITION: Variant(_by_definition, lambda out: Found(out[1], out[2])),
     "optax micro_grad": Variant(_micro_grad(None), _MICRO),
     "optax micro_grad, 4 at a time": Variant(_micro_grad(4), _MICRO),
     "jax-privacy clipped_grad": Variant(_clipped_grad, lambda out: Found()),
 }
 
+# Measured with `--all` alone.
+ON_REQUEST = ("Gram", "Projection", "InnerWithMean", "SquaredDeviations", "MeanOf(jnp.sign)")
+STANDARD = tuple(name for name in VARIANTS if name not in ON_REQUEST)
 # Those of the table of growth.
 GROWTH = (PLAIN, "Mean + SquaredNorms", "Mean + Variance", DEFINITION)
+# Those that are `gradient_statistics`, and have targets.
+OURS = tuple(name for name, variant in VARIANTS.items() if variant.read is _found)

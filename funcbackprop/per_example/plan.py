@@ -34,7 +34,8 @@ class LeafPlan:
       algorithm: how the statistics are found.
       flops: cost for the batch, of all statistics together, in FLOPs of a matrix product that would
         take as long.
-      alternatives: (algorithm, flops) of what would have taken longer.
+      alternatives: (algorithm, flops) of other ways, which would have taken longer; flops are those
+        of all statistics of the leaf with this one of them found in that way.
       bytes: of the gradients of the batch as they are kept.
       written: bytes of gradients that are written out at a time.
       reason: why its gradients are written out although they are larger than what they are made
@@ -54,7 +55,8 @@ class LeafPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the statistics of a batch are found, leaf by leaf; `str(plan)` is a table.
+    """How the statistics of a batch are found, leaf by leaf; `str(plan)` is a table of that, and
+    one of what was not chosen.
 
     Attributes:
       leaves: a `LeafPlan` for each parameter leaf.
@@ -97,7 +99,17 @@ class Plan:
             f"{percent(self.written / max(1, whole))} of what all of them would take.",
         ]
         lines += [f"{x.leaf} is written out: {x.reason}" for x in self.fallbacks]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._not_chosen(names)])
+
+    def _not_chosen(self, names) -> list[str]:
+        """A table of the ways that would have taken longer."""
+        rows = [
+            [name, x.algorithm, x.flops / 1e6, other, flops / 1e6]
+            for name, x in zip(names, self.leaves, strict=True)
+            for other, flops in x.alternatives
+        ]
+        header = ["leaf", "algorithm", "MFLOP", "not chosen", "MFLOP"]
+        return ["", text(rows, header, "What would have taken longer:", 120)] if rows else []
 
 
 def plan(loss: Loss, stats: Any, *, has_aux: bool = False, memory_limit: int | None = None):
@@ -162,20 +174,29 @@ def _leaf_plan(name: str, seen: _Seen) -> LeafPlan:
     forms = dict.fromkeys(t.form.name for t in terms)
     chosen = [choices[0] for choices in seen.rounds]
     at_a_time = g.size if causes else max((c.written for c in chosen), default=0)
-    others = [
-        (c.name, g.size * seen.times * c.flops) for choices in seen.rounds for c in choices[1:]
-    ]
     return LeafPlan(
         leaf=name,
         source=", ".join(dict.fromkeys(map(_place, (t.equation for t in terms if t.equation)))),
         form="written out" if causes else " + ".join(forms),
         algorithm=", ".join(dict.fromkeys(c.name for c in chosen)),
         flops=g.size * seen.times * sum(c.flops for c in chosen),
-        alternatives=tuple(others),
+        alternatives=tuple(_others(seen)),
         bytes=seen.times * sum(x.size * x.dtype.itemsize for t in terms for x in (t.u, t.v)),
         written=at_a_time * math.prod(g.shape) * itemsize,
         reason="; ".join(map(_why, causes)) if causes else None,
     )
+
+
+def _others(seen: _Seen) -> list[tuple[str, float]]:
+    """Ways that were not chosen, by name: the cheapest of each, and none named as the one taken."""
+    whole = sum(choices[0].flops for choices in seen.rounds)
+    found: dict[str, float] = {}
+    for first, *rest in seen.rounds:
+        for other in rest:
+            flops = seen.gradient.size * seen.times * (whole - first.flops + other.flops)
+            if other.name != first.name:
+                found[other.name] = min(flops, found.get(other.name, flops))
+    return sorted(found.items(), key=lambda pair: pair[1])
 
 
 def _place(equation) -> str:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .costs import PATCH_BYTES, WINDOW
+from . import costs
 from .layouts import Loop
 
 # Where an axis comes from.
@@ -58,7 +58,7 @@ class Unfolding(NamedTuple):
     def at_a_time(self, most: int) -> int:
         """Examples whose factors are made at a time."""
         one = 4 * self.groups * self.positions * max(self.rows, self.columns)
-        return max(1, min(most, PATCH_BYTES // max(1, one))) if self.copies else most
+        return max(1, min(most, costs.PATCH_BYTES // max(1, one))) if self.copies else most
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -232,7 +232,7 @@ def _convolution(equation) -> _Core | None:
     p, out = equation.params, equation.outputs[0].shape
     numbers = p["dimension_numbers"]
     window = [out[a] for a in numbers.out_spec[2:]]
-    if math.prod(window) > WINDOW:
+    if math.prod(window) > costs.WINDOW:
         return None
     groups, batch_groups = p["feature_group_count"], p["batch_group_count"]
     g = groups * batch_groups
