@@ -1,6 +1,6 @@
-"""Loops over groups of examples, written once."""
+"""Loops over groups of examples, written once; and what the loops of a program stack."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -66,3 +66,25 @@ def in_lanes(lane: Callable, join: Callable, data: Any, count: int) -> tuple[Any
     parts = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), data)
     states, rows = jax.vmap(lane)(parts)
     return join(states), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+
+
+class Shared:
+    """What a loop stacks: an array that several products have in common is stacked once, and one
+    that the loop reads is there already."""
+
+    def apart(self, out: Any, xs: Sequence[Any]) -> list:
+        """The arrays of `out` that are no other and none of `xs`."""
+        leaves, self.treedef = jax.tree.flatten(out)
+        places = {id(x): (False, k) for k, x in reversed(list(enumerate(xs)))}
+        kept: list[Any] = []
+        for leaf in leaves:
+            if id(leaf) not in places:
+                places[id(leaf)] = (True, len(kept))
+                kept.append(leaf)
+        self.places = [places[id(leaf)] for leaf in leaves]
+        return kept
+
+    def together(self, stacked: Sequence[Any], xs: Sequence[Any]) -> Any:
+        """The tree that `out` was, of what a loop has stacked and what it read."""
+        leaves = [stacked[k] if new else xs[k] for new, k in self.places]
+        return jax.tree.unflatten(self.treedef, leaves)

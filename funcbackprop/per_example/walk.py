@@ -20,6 +20,7 @@ from ..graph import Literal, Program, bind, recorded, trace
 from .factors import DENSE, FORMS
 from .flow import SUMS, Flow, flow_of, parts_of_scan, scales
 from .layouts import JOINS, Loop, layout_of, needed
+from .loops import Shared
 from .planner import reduced
 from .rewrites import rewritten
 from .statistics import Leafwise, Part
@@ -208,7 +209,7 @@ class _Walk:
         arrays_given = [v for v in values if not isinstance(v, Terms)]
         inner = self._sinks_inside(equation, carry, sinks)
         with_arrays: set[int] = set()
-        shared = _Shared()
+        shared = Shared()
 
         def step(state, data):
             xs, operands = data
@@ -376,28 +377,6 @@ def _into_loop(x, layouts, shape):
     for layout in reversed(layouts):
         x = layout.back(x)
     return jnp.moveaxis(x, x.ndim - len(shape), 0)
-
-
-class _Shared:
-    """What a loop stacks: an array that several products have in common is stacked once, and one
-    that the loop reads is there already."""
-
-    def apart(self, out: Any, xs: Sequence[Any]) -> list:
-        """The arrays of `out` that are no other and none of `xs`."""
-        leaves, self.treedef = jax.tree.flatten(out)
-        places = {id(x): (False, k) for k, x in reversed(list(enumerate(xs)))}
-        kept: list[Any] = []
-        for leaf in leaves:
-            if id(leaf) not in places:
-                places[id(leaf)] = (True, len(kept))
-                kept.append(leaf)
-        self.places = [places[id(leaf)] for leaf in leaves]
-        return kept
-
-    def together(self, stacked: Sequence[Any], xs: Sequence[Any]) -> Any:
-        """The tree that `out` was, of what a loop has stacked and what it read."""
-        leaves = [stacked[k] if new else xs[k] for new, k in self.places]
-        return jax.tree.unflatten(self.treedef, leaves)
 
 
 def _stacked(part: Part, ndim: int) -> Part:
