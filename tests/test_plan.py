@@ -80,7 +80,7 @@ def test_the_plan_names_the_line_and_the_kernel():
 
     (leaf,) = fb.plan(loss, fb.SquaredNorms())(jnp.ones((3, 2)), jnp.ones((4, 7, 3))).leaves
     assert leaf.source.startswith("test_plan.py:")
-    assert leaf.algorithm == "entries of 1"  # 7^2 (3 + 2) is more than 20 * 3 * 2
+    assert leaf.algorithm == "entries of 1"  # 1.6 * 2 * 7^2 (3 + 2) is more than (2 * 7 + 72) 3 * 2
     (leaf,) = fb.plan(loss, fb.SquaredNorms())(jnp.ones((9, 8)), jnp.ones((4, 3, 9))).leaves
     assert leaf.algorithm == "products of positions"
     (leaf,) = fb.plan(loss, fb.SquaredNorms())(jnp.ones((9, 8)), jnp.ones((4, 9))).leaves

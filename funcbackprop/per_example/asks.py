@@ -1,11 +1,11 @@
-"""What a statistic can ask of the gradients g_i of one parameter leaf.
+"""What a statistic can ask of the gradients g_i of one parameter leaf, and what an answer costs.
 
 Data only: `Gradient` has a method for each, `kernels` and `entries` know how to answer them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Ask:
@@ -68,13 +68,27 @@ class Gram(Ask):
 
 @dataclass(frozen=True, eq=False)
 class Fold(Ask):
-    """The sum of `f(g [C, *shape], rows [C])` over groups of examples with the numbers `rows`."""
+    """The sum of `f(g [C, *shape], weights [C])` over groups of examples."""
 
     f: Callable
 
 
 @dataclass(frozen=True, eq=False)
 class Each(Ask):
-    """`f(g [C, *shape], rows [C])` of groups of examples, concatenated along its first axis [C]."""
+    """`f(g [C, *shape])` of groups of examples, concatenated along its first axis [C]."""
 
     f: Callable
+
+
+class Kernel(NamedTuple):
+    """A way to one answer.
+
+    Attributes:
+      name: in the plan.
+      flops: for one example; those of a matrix product that would take as long.
+      run: `() -> answer`.
+    """
+
+    name: str
+    flops: float
+    run: Callable

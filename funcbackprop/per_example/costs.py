@@ -6,8 +6,10 @@ on two x86-64 cores (200 GFLOP/s in float32 products, 20 GB/s) with jax 0.10.2; 
 """
 
 # An entry of a gradient that is written out costs this beside its product, with the sum, the
-# squares or the norm that is taken from it: B 16, M 256, N 1024, T 128 took 5.2 ms for the product,
-# 6.8 ms with mean and variance, 7.6 ms with mean and norms.
+# squares or the norm that is taken from it. B 16, M 256, N 1024, T 128: 5.2 ms for the product, 6.8
+# with mean and variance (79), 7.6 with mean and norms (118). In a program (LSTM of width 256, T 64,
+# B 64) mean and norms took 1.19 of the plain gradient by entries and 1.02 by products of positions,
+# which are chosen there from 57 on.
 ENTRY = 72
 # Every further statistic of the entries reads them once more: 0.7 ms.
 AGAIN = 8

@@ -1,41 +1,17 @@
 """Inner products of the gradients of all pairs of examples: [B, B]."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from . import asks, costs
+from .asks import Kernel
 from .entries import by_entries, source_of
 from .loops import even, scanned
-from .terms import Gradient, product_of
+from .terms import Gradient, factors_of, product_of
 
 
-class Way(NamedTuple):
-    """Attributes:
-    name: in the plan.
-    flops: for one example.
-    run: `() -> [B, B]`.
-    """
-
-    name: str
-    flops: float
-    run: Callable
-
-
-def ways(g: Gradient) -> list[Way]:
-    """Ways to the Gram matrix, cheapest first."""
-    found = [_by_positions(g), _by_slices(g), _by_groups(g)]
-    return sorted((way for way in found if way is not None), key=lambda way: way.flops)
-
-
-def _factors(g):
-    (term,) = g.terms
-    return term.unfolded.factors(term.u, term.v)
-
-
-def _by_positions(g: Gradient) -> Way | None:
+def by_positions(g: Gradient, ask: asks.Gram) -> Kernel | None:
     """sum_ts <u_it, u_js> <v_it, v_js>, for a few examples i at a time."""
     p = product_of(g)
     if p is None or p.copies:
@@ -43,7 +19,7 @@ def _by_positions(g: Gradient) -> Way | None:
     flops = costs.POSITIONS * 2 * g.size * p.groups * p.positions**2 * (p.rows + p.columns)
 
     def run():
-        u, v = _factors(g)
+        u, v = factors_of(g)
 
         def some(_, data):
             a, b = (
@@ -56,17 +32,17 @@ def _by_positions(g: Gradient) -> Way | None:
         _, rows = scanned(some, (), (u, v), even(g.size, g.limit // max(1, one)))
         return rows
 
-    return Way("products of positions", flops, run)
+    return Kernel("products of positions", flops, run)
 
 
-def _by_slices(g: Gradient) -> Way | None:
+def by_slices(g: Gradient, ask: asks.Gram) -> Kernel | None:
     """The entries of all examples in a few rows of the weight at a time."""
     p = product_of(g)
     if p is None or p.copies:
         return None
 
     def run():
-        u, v = _factors(g)
+        u, v = factors_of(g)
 
         def some(total, u):
             entries = jnp.einsum("mbgt,bgtn->bgmn", u, v, precision=p.precision)
@@ -79,10 +55,10 @@ def _by_slices(g: Gradient) -> Way | None:
         total, _ = scanned(some, zeros, jnp.moveaxis(u, -1, 0), size)
         return total
 
-    return Way("entries, slice by slice", p.flops + 2 * g.size * p.entries, run)
+    return Kernel("entries, slice by slice", p.flops + 2 * g.size * p.entries, run)
 
 
-def _by_groups(g: Gradient) -> Way:
+def by_groups(g: Gradient, ask: asks.Gram) -> Kernel:
     """The entries of a few examples against those of a few others."""
     size = source_of(g, ()).size
 
@@ -96,4 +72,4 @@ def _by_groups(g: Gradient) -> Way:
 
     again = sum(t.flops for t in g.terms) * (1 + g.size / size)
     flops = 0 if all(t.known for t in g.terms) else again
-    return Way("entries, group by group", flops + 2 * g.size * math.prod(g.shape), run)
+    return Kernel("entries, group by group", flops + 2 * g.size * math.prod(g.shape), run)

@@ -29,11 +29,6 @@ class Rows(NamedTuple):
     count: int
     place: Callable
 
-    @property
-    def flops(self) -> int:
-        """A few operations on every entry of the rows."""
-        return 8 * math.prod(self.values.shape[1:])
-
     def apart(self) -> "Rows":
         """With different indices in each example."""
         same = self.index[:, :, None] == self.index[:, None]
@@ -50,20 +45,31 @@ class Rows(NamedTuple):
         return total.at[self.index.reshape(-1)].add(flat, mode="drop")
 
 
-def rows_of(g: Any) -> Rows | None:
-    """The rows of a gradient; None if it is of another form."""
-    (term, *others) = g.terms
-    if others or term.form.name != "rows" or term.equation.name != "scatter-add":
+def flops(g: Any) -> int | None:
+    """A few operations on every entry of the rows; None for a gradient of another form."""
+    (term, *more) = g.terms
+    if more or term.form.name != "rows" or term.equation.name != "scatter-add":
         return None
     if not term.permutes or any(isinstance(step, Loop) for step in term.steps):
         return None
     d, shape = term.equation.params["dimension_numbers"], term.equation.outputs[0].shape
-    inserted = sorted(d.inserted_window_dims)
-    others = [a for a in range(len(shape)) if a not in inserted]
     window = [term.v.shape[a + 1] for a in d.update_window_dims]
-    whole = set(d.scatter_dims_to_operand_dims) == set(inserted)
-    if not whole or d.operand_batching_dims or window != [shape[a] for a in others]:
+    whole = set(d.scatter_dims_to_operand_dims) == set(d.inserted_window_dims)
+    if not whole or d.operand_batching_dims or window != _kept(d, shape, shape):
         return None
+    return 8 * math.prod(term.v.shape[1:])
+
+
+def _kept(d, shape, values) -> list:
+    """The values of the axes that are not indexed."""
+    return [values[a] for a in range(len(shape)) if a not in d.inserted_window_dims]
+
+
+def rows_of(g: Any) -> Rows:
+    """The rows of a gradient that has this form."""
+    (term,) = g.terms
+    d, shape = term.equation.params["dimension_numbers"], term.equation.outputs[0].shape
+    inserted, others = sorted(d.inserted_window_dims), _kept(d, shape, range(len(shape)))
     count = math.prod(shape[a] for a in inserted)
 
     def place(x):
@@ -76,7 +82,7 @@ def rows_of(g: Any) -> Rows | None:
     index = _numbers(term, [shape[a] for a in d.scatter_dims_to_operand_dims], count)
     axes = [a + 1 for a in d.update_window_dims]
     values = jnp.moveaxis(term.v, axes, range(-len(axes), 0))
-    values = values.reshape(len(values), index.shape[1], math.prod(window))
+    values = values.reshape(len(values), index.shape[1], math.prod(shape[a] for a in others))
     return Rows(index, jnp.where(index[..., None] < count, values, 0), count, place)
 
 

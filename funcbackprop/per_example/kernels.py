@@ -7,43 +7,23 @@ A kernel answers one question; `planner` weighs it against the pass over entries
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..contract import rows
 from . import asks, costs, gram, indexed
+from .asks import Kernel
 from .entries import by_entries, deviations_unless
 from .loops import in_lanes, lanes, scanned
 from .numbers import abs2, real, sum_per_row
-from .terms import Gradient, Term, product_of
-
-
-class Kernel(NamedTuple):
-    """A way to one answer.
-
-    Attributes:
-      name: in the plan.
-      flops: for one example; those of a matrix product that would take as long.
-      run: `() -> answer`.
-    """
-
-    name: str
-    flops: float
-    run: Callable
+from .terms import Gradient, Term, factors_of, product_of
 
 
 def kernels(g: Gradient, ask: asks.Ask) -> list[Kernel]:
     """All kernels that can answer a question, cheapest first."""
     found = (make(g, ask) for make in _KERNELS.get(type(ask), ()))
     return sorted((k for k in found if k is not None), key=lambda k: k.flops)
-
-
-def _factors(g: Gradient) -> tuple[Any, Any]:
-    """u [B, G, T, M], v [B, G, T, N] of a gradient that is one product."""
-    (term,) = g.terms
-    return product_of(g).factors(term.u, term.v)
 
 
 # --- sums over the examples -----------------------------------------------------------------------
@@ -98,7 +78,7 @@ def _squares(g, ask):
         return None
 
     def run():
-        u, v = _factors(g)
+        u, v = factors_of(g)
         return p.place(_sum_of_squares(u, v, g.weights))
 
     return Kernel("products of positions, squared", _flops_of_squares(p), run)
@@ -140,7 +120,7 @@ def _deviations(g, ask):
 
 
 def _about_zero(g):
-    u, v = _factors(g)
+    u, v = factors_of(g)
     shares = g.shares.astype(v.dtype)
     mean = _products(u, v * rows(shares, v), product_of(g).precision)
     squares = _sum_of_squares(u, v, shares)
@@ -155,7 +135,7 @@ def _about_means_of_factors(g):
 
     in which a large mean ab does not cancel.
     """
-    u, v = _factors(g)
+    u, v = factors_of(g)
     w = rows(g.shares.astype(v.dtype), v)
     a, b = (jnp.sum(w * x, axis=0)[None] for x in (u, v))
     x, y = u - a, v - b
@@ -176,7 +156,7 @@ def _norms(g, ask):
         return None
     if p.positions == 1:
         flops = p.groups * (p.rows + p.columns)
-        return Kernel("product of norms", flops, lambda: _norms_of_rows(*_factors(g)))
+        return Kernel("product of norms", flops, lambda: _norms_of_rows(*factors_of(g)))
     flops = costs.POSITIONS * 2 * p.groups * p.positions**2 * (p.rows + p.columns)
     return Kernel("products of positions", flops, lambda: _by_positions(g, p.precision))
 
@@ -186,7 +166,9 @@ def _norms_of_rows(u, v):
 
 
 def _by_positions(g, precision):
-    a, b = (jnp.einsum("bgtm,bgsm->bgts", x, jnp.conj(x), precision=precision) for x in _factors(g))
+    a, b = (
+        jnp.einsum("bgtm,bgsm->bgts", x, jnp.conj(x), precision=precision) for x in factors_of(g)
+    )
     return sum_per_row((a * b).real)
 
 
@@ -228,16 +210,13 @@ def _at_indices(answer: Callable) -> Callable:
     """The kernel for a gradient that is rows at indices; `answer(g, ask, rows)`."""
 
     def make(g, ask):
-        found = indexed.rows_of(g)
-        if found is None:
+        flops = indexed.flops(g)
+        if flops is None:
             return None
-        return Kernel("rows at equal indices", found.flops, lambda: answer(g, ask, found))
+        run = lambda: answer(g, ask, indexed.rows_of(g))  # noqa: E731
+        return Kernel("rows at equal indices", flops, run)
 
     return make
-
-
-def _pairs(g, ask):
-    return Kernel(*gram.ways(g)[0])
 
 
 _KERNELS: dict[type, tuple[Callable, ...]] = {
@@ -248,5 +227,5 @@ _KERNELS: dict[type, tuple[Callable, ...]] = {
     asks.SquaredNorms: (_norms, _at_indices(indexed.sq_norms)),
     asks.SquaredDistances: (_distances,),
     asks.Inner: (_inner,),
-    asks.Gram: (_pairs,),
+    asks.Gram: (gram.by_positions, gram.by_slices, gram.by_groups),
 }

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import asks, costs
+from .asks import Kernel
 from .entries import by_entries, fused, source_of
-from .kernels import Kernel, kernels
+from .kernels import kernels
 from .terms import Gradient
 
 
@@ -22,7 +23,7 @@ class Choice(NamedTuple):
     """
 
     kernels: dict[asks.Ask, Kernel]
-    from_entries: list[asks.Ask]
+    from_entries: Sequence[asks.Ask]
     flops: float
     written: int
 
@@ -67,14 +68,9 @@ def choices(g: Gradient, asked: Sequence[asks.Ask]) -> list[Choice]:
     cheapest = {ask: kernel for ask in asked for kernel in kernels(g, ask)[:1]}
     without = [a for a in asked if a not in cheapest]
     several = [a for a in asked if not isinstance(a, asks.Gram)]
-    found = [] if without else [_choice(g, cheapest, ())]
-    if several:
-        again = _cost_of_entries(g, several)[1]
-        found.append(
-            _choice(g, cheapest, [a for a in several if a in without or cheapest[a].flops > again])
-        )
-    if several != without:
-        found.append(_choice(g, cheapest, without))
+    _, again = _cost_of_entries(g, several)
+    cheaper = [a for a in several if a in without or cheapest[a].flops > again]
+    found = [_choice(g, cheapest, some) for some in dict.fromkeys(map(tuple, (cheaper, without)))]
     return sorted(found, key=lambda choice: choice.flops)
 
 
@@ -82,11 +78,11 @@ def _choice(g, cheapest, from_entries) -> Choice:
     own = {a: k for a, k in cheapest.items() if a not in from_entries}
     flops = sum(k.flops for k in own.values())
     if not from_entries:
-        return Choice(own, [], flops, 0)
+        return Choice(own, (), flops, 0)
     once, again = _cost_of_entries(g, from_entries)
     known = all(t.known for t in g.terms)
     written = 0 if known or fused(g, from_entries) else source_of(g, from_entries).size
-    return Choice(own, list(from_entries), flops + once + again * len(from_entries), written)
+    return Choice(own, from_entries, flops + once + again * len(from_entries), written)
 
 
 def _cost_of_entries(g, asked) -> tuple[float, float]:

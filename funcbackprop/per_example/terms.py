@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from . import asks
 from .factors import DENSE, Form
 from .layouts import Layout, Loop
+from .numbers import real
 from .unfold import Unfolding, unfolding
 
 
@@ -52,7 +53,7 @@ class Term:
 
     def scaled(self, factor: Any) -> "Term":
         """The term times a number."""
-        v = self.v * jnp.asarray(factor).astype(_real(self.v))
+        v = self.v * jnp.asarray(factor).astype(real(self.v.dtype))
         return dataclasses.replace(self, v=v)
 
     @property
@@ -156,7 +157,7 @@ class Gradient:
 
     def averaged(self, summed: jax.Array) -> jax.Array:
         """A weighted sum over the examples as a mean; 0 if all weights are 0."""
-        return summed / jnp.where(self.weight > 0, self.weight, 1).astype(_real(summed))
+        return summed / jnp.where(self.weight > 0, self.weight, 1).astype(real(summed.dtype))
 
     @functools.cached_property
     def own_mean(self) -> asks.Ask:
@@ -168,7 +169,7 @@ class Gradient:
         return (yield self.own_mean) if self.known_mean is None else self.known_mean
 
     def weighted_sum(self, c: jax.Array) -> asks.Ask:
-        return asks.WeightedSum(c.astype(_real(jnp.zeros((), self.dtype))))
+        return asks.WeightedSum(c.astype(real(self.dtype)))
 
     def sum_of(self, f: Callable) -> asks.Ask:
         return asks.SumOf(f)
@@ -204,5 +205,7 @@ def product_of(g: Gradient) -> Any:
     return unfolded if len(g.terms) == 1 and unfolded is not None and unfolded.permutes else None
 
 
-def _real(x):
-    return jnp.finfo(x.dtype).dtype
+def factors_of(g: Gradient) -> tuple[Any, Any]:
+    """u [B, G, T, M], v [B, G, T, N] of a gradient that is one product."""
+    (term,) = g.terms
+    return product_of(g).factors(term.u, term.v)
