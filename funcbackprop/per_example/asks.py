@@ -25,21 +25,23 @@ class WeightedSum(Ask):
 
 
 @dataclass(frozen=True, eq=False)
-class SumOf(Ask):
-    """sum_i w_i f(g_i) of a function of entries: [*shape]."""
+class MeanOf(Ask):
+    """sum_i w_i f(g_i) / sum_i w_i of a function of entries: [*shape]; 0 if all weights are 0."""
 
     f: Callable
 
 
 @dataclass(frozen=True, eq=False)
 class Deviations(Ask):
-    """`(mean, sum_i w_i |g_i - mean|^2 / sum_i w_i)`, entry by entry; 0 if all weights are 0.
+    """`(mean, scale sum_i w_i |g_i - mean|^2 / sum_i w_i)`, entry by entry; 0 if all weights are 0.
 
     Attributes:
       centred: whether every entry is centred before squaring, whatever its mean.
+      scale: a number; entries of the size of the leaf are not gone through again for it.
     """
 
     centred: bool
+    scale: Any
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from ..contract import Loss, differentiable, prepared, scalar_loss
 from . import definition, factored, passes
 from .passes import Batch
 from .statistics import Leafwise, Statistic
+from .walk import captured
 
 METHODS = ("factored", "materialize")
 _CPU_LIMIT = 2**30
@@ -128,7 +129,7 @@ class Measure:
         limit = self.memory_limit if self.memory_limit is not None else default_memory_limit()
         params, batch, weights, padded = prepared(params, batch, weights, "gradient_statistics")
         loss = lambda p, example: checked(join(p), example)  # noqa: E731
-        return Batch(loss, params, batch, weights, padded, int(limit))
+        return Batch(loss, captured(loss), params, batch, weights, padded, int(limit))
 
     def fold(self, measure_chunk: Callable, params, data, size: int) -> tuple:
         """Measure a batch in chunks of `size` examples, under `lax.scan`, and merge the states.

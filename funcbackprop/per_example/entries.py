@@ -41,8 +41,10 @@ def by_entries(g: Gradient, asked: Sequence[asks.Ask]) -> list:
     return [taker.finish(state if x is None else x) for taker, state, x in found]
 
 
-def deviations_unless(kept: jax.Array, g: Gradient, mean: jax.Array, found: jax.Array) -> jax.Array:
-    """The mean of |g_i - mean|^2, which is `found` where that has kept its digits.
+def deviations_unless(
+    kept: jax.Array, g: Gradient, ask: asks.Deviations, mean: jax.Array, found: jax.Array
+) -> jax.Array:
+    """The deviations that are asked for, which are `found` where that has kept its digits.
 
     A loop that runs no iteration then: unlike a branch it costs no copy of the result.
 
@@ -50,7 +52,6 @@ def deviations_unless(kept: jax.Array, g: Gradient, mean: jax.Array, found: jax.
       kept: whether it has.
       mean, found: in the order of the gradient's one product.
     """
-    ask = asks.Deviations(centred=True)
     source = source_of(g, [ask])
     if lanes(g.weights) > 1:
         # Slices of a sharded batch would be gathered, even by a loop that does not run.
@@ -58,7 +59,7 @@ def deviations_unless(kept: jax.Array, g: Gradient, mean: jax.Array, found: jax.
         return lax.cond(kept, lambda: found, exact)
     size = next(c for c in range(source.size, 0, -1) if g.size % c == 0)
     (term,) = g.terms
-    shares = g.shares
+    shares = g.shares * ask.scale
 
     def step(number, total):
         rows = lambda x: jax.lax.dynamic_slice_in_dim(x, number * size, size)  # noqa: E731
@@ -103,11 +104,9 @@ def _sum_of_columns(rows: list[list]) -> list:
     in one pass over what they are made of."""
     first = rows[0]
     pair = len(first) == 2 and first[0].dtype == first[1].dtype and not jnp.iscomplexobj(first[0])
-    left = [[lax.complex(*row)] for row in rows] if pair else rows
-    while len(left) > 1:
-        added = [list(map(jnp.add, a, b)) for a, b in zip(left[::2], left[1::2], strict=False)]
-        left = added + left[2 * len(added) :]
-    return [left[0][0].real, left[0][0].imag] if pair else left[0]
+    columns = zip(*([lax.complex(*row)] if pair else row for row in rows), strict=True)
+    total = [functools.reduce(jnp.add, column) for column in columns]
+    return [total[0].real, total[0].imag] if pair else total
 
 
 class Source(NamedTuple):
@@ -249,41 +248,72 @@ def _weighted_sum(g, ask, source):
 
 
 def _mean(g, ask, source):
-    taker = _weighted_sum(g, asks.WeightedSum(g.weights), source)
-    return taker._replace(finish=lambda total: source.place(g.averaged(total)))
+    return _weighted_sum(g, asks.WeightedSum(g.shares), source)
 
 
-def _sum_of(g, ask, source):
+def _mean_of(g, ask, source):
     like = jax.eval_shape(ask.f, jax.ShapeDtypeStruct(source.shape, g.dtype))
     step = lambda group, w: group.sums(lambda x: [ask.f(x)], w)[0]  # noqa: E731
-    return _summed(g.weights, like, step, source.place)
+    return _summed(g.shares, like, step, source.place)
 
 
 def _deviations(g, ask, source):
     """Relative to the mean so far, so that a large mean does not cancel; of the first group,
-    relative to its first example. Known entries are centred in two passes."""
-    dtype = real(g.dtype)
-    zeros = jnp.zeros(source.shape, g.dtype), jnp.zeros(source.shape, dtype)
+    relative to its first example."""
+    if source.known:
+        return _deviations_of_known(g, ask)
+    count, pair = lanes(g.weights), _pair_of(g.dtype)
+    shares = g.shares.reshape(count, -1)
+    until = jnp.cumsum(shares, axis=1)
+    scale = jnp.asarray(ask.scale).astype(real(g.dtype))
+    any_weight = g.weight > 0
 
-    def step(state, group, weights):
-        weight, mean, deviations = state
-        if source.known:
-            near = g.averaged(group.sums(lambda x: [x], weights)[0])
-        else:
-            near = jnp.where(weight > 0, mean, group.first)
-        both = weight + jnp.sum(weights)
-        shift, squares = group.sums(lambda x: [x - near, abs2(x - near)], weights)
-        part = ratio(1, both).astype(dtype)
-        squares = squares - abs2(shift) * part
-        return (both, near + shift * part, deviations + squares), None
+    def step(state, group, data):
+        shares, until = data
+        before, both = until[0] - shares[0], until[-1]
+        mean, deviations = pair.parts(state)
+        near = jnp.where(before > 0, mean, jnp.where(any_weight, group.first, 0))
+        shift, squares = group.sums(lambda x: [x - near, abs2(x - near)], shares)
+        part = ratio(1, both).astype(deviations.dtype)
+        return pair.joined(near + shift * part, deviations + squares - abs2(shift) * part), None
+
+    def join(states):
+        found = join_deviations((until[:, -1], *pair.parts(states)))
+        return pair.joined(*found[1:])
 
     def finish(state):
-        weight, mean, deviations = state
-        mean = jnp.where(weight > 0, mean, 0)
-        return source.place(mean), source.place(g.averaged(deviations))
+        mean, deviations = pair.parts(state)
+        return source.place(mean), source.place(scale * deviations)
 
-    start = jnp.zeros((), g.weights.dtype), *zeros
-    return _Taker(g.weights, start, step, join_deviations, finish)
+    zeros = jnp.zeros(source.shape, g.dtype), jnp.zeros(source.shape, real(g.dtype))
+    data = shares.reshape(-1), until.reshape(-1)
+    return _Taker(data, pair.joined(*zeros), step, join, finish)
+
+
+class _Pair(NamedTuple):
+    """Two arrays in one."""
+
+    joined: Callable
+    parts: Callable
+
+
+def _pair_of(dtype) -> _Pair:
+    """An array of this dtype and a real one. Two real arrays become one complex array: what XLA's
+    CPU compiler makes of several arrays in one pass has one result."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return _Pair(lambda *parts: parts, lambda parts: parts)
+    return _Pair(lax.complex, lambda x: (x.real, x.imag))
+
+
+def _deviations_of_known(g, ask):
+    """In two passes."""
+
+    def step(_, group, shares):
+        (mean,) = group.sums(lambda x: [x], shares)
+        (deviations,) = group.sums(lambda x: [abs2(x - mean)], shares * ask.scale)
+        return (), (mean, deviations)
+
+    return _Taker(g.shares, (), step, lambda states: (), lambda found: found)
 
 
 def _sq_norms(g, ask, source):
@@ -321,11 +351,11 @@ def _each(g, ask, source):
 
 
 # Sums over the examples of functions of entries.
-_SUMS = (asks.Mean, asks.WeightedSum, asks.SumOf, asks.Deviations)
+_SUMS = (asks.Mean, asks.WeightedSum, asks.MeanOf, asks.Deviations)
 _TAKERS: dict[type, Callable] = {
     asks.Mean: _mean,
     asks.WeightedSum: _weighted_sum,
-    asks.SumOf: _sum_of,
+    asks.MeanOf: _mean_of,
     asks.Deviations: _deviations,
     asks.SquaredNorms: _sq_norms,
     asks.SquaredDistances: _sq_distances,

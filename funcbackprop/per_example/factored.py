@@ -45,7 +45,7 @@ def _pass(stats, given: Batch, mean, note) -> tuple:
         chunk_bytes=min(given.limit, costs.GROUP_BYTES, int(costs.SHARE * everything)),
         note=note,
     )
-    losses, aux, parts = measure(given.loss, given.params, given.batch, task)
+    losses, aux, parts = measure(given.capture, given.params, given.batch, task)
     pairs = zip(task.stats, parts, strict=True)
     return losses, aux, [s.collect(p, given.params, given.weights) for s, p in pairs]
 

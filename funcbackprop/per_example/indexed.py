@@ -105,14 +105,14 @@ def sq_norms(g, ask, found: Rows) -> jax.Array:
     return jnp.sum(abs2(found.apart().values), axis=(1, 2))
 
 
-def sum_of(g, ask, found: Rows) -> jax.Array:
+def mean_of(g, ask, found: Rows) -> jax.Array:
     """f(0) for all, and the difference where there is a row."""
     found = found.apart()
     values = ask.f(found.values)
     none = ask.f(jnp.zeros((), found.values.dtype))
-    weights = rows(g.weights.astype(real(values.dtype)), values)
-    added = found.added(weights * (values - none))
-    return found.place(added + g.weight.astype(real(values.dtype)) * none)
+    shares = rows(g.shares.astype(real(values.dtype)), values)
+    added = found.added(shares * (values - none))
+    return found.place(added + jnp.sum(g.shares).astype(real(values.dtype)) * none)
 
 
 def deviations(g, ask, found: Rows) -> tuple:
@@ -125,4 +125,5 @@ def deviations(g, ask, found: Rows) -> tuple:
     with_row = jnp.where(found.index < found.count, rows(w, found.index), 0)
     every = found.added(jnp.where(found.index < found.count, 1, 0)) == g.size
     without = jnp.where(every, 0, jnp.sum(w) - found.added(with_row))
-    return found.place(mean), found.place(squares + rows(without, squares) * abs2(mean))
+    squares = squares + rows(without, squares) * abs2(mean)
+    return found.place(mean), found.place(jnp.asarray(ask.scale).astype(w.dtype) * squares)

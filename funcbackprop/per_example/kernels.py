@@ -40,8 +40,7 @@ def _contraction(g, ask):
 
 
 def _mean(g, ask):
-    summed = _contraction(g, asks.WeightedSum(g.weights))
-    return summed._replace(run=lambda: g.averaged(summed.run()))
+    return _contraction(g, asks.WeightedSum(g.shares))
 
 
 def _weighted(g: Gradient, t: Term, c) -> jax.Array:
@@ -79,7 +78,7 @@ def _squares(g, ask):
 
     def run():
         u, v = factors_of(g)
-        return p.place(_sum_of_squares(u, v, g.weights))
+        return p.place(_mean_of_squares(u, v, g.shares))
 
     return Kernel("products of positions, squared", _flops_of_squares(p), run)
 
@@ -93,9 +92,9 @@ def _flops_of_squares(p):
     return p.flops * (p.positions + 1) / 2
 
 
-def _sum_of_squares(u, v, weights):
-    """sum_i w_i g_i^2: products of pairs of positions, as a Khatri-Rao product has them."""
-    v_weighted = v * rows(weights.astype(v.dtype), v)
+def _mean_of_squares(u, v, shares):
+    """sum_i s_i g_i^2: products of pairs of positions, as a Khatri-Rao product has them."""
+    v_weighted = v * rows(shares.astype(v.dtype), v)
     pairs = list(itertools.combinations_with_replacement(range(u.shape[2]), 2))
     left = [u[:, :, t] * u[:, :, s] * (1 if t == s else 2) for t, s in pairs]
     right = [v[:, :, t] * v_weighted[:, :, s] for t, s in pairs]
@@ -110,41 +109,44 @@ def _deviations(g, ask):
     find = _about_means_of_factors if ask.centred else _about_zero
 
     def run():
-        mean, squares, deviations = find(g)
-        kept = jnp.max(deviations, initial=0) >= costs.SPREAD * jnp.max(squares, initial=0)
-        return p.place(mean), p.place(deviations_unless(kept, g, mean, deviations))
+        mean, deviations, squares = find(g, ask.scale)
+        kept = jnp.max(deviations, initial=0) >= costs.SPREAD * squares
+        return p.place(mean), p.place(deviations_unless(kept, g, ask, mean, deviations))
 
     name = "centred factors, squared" if ask.centred else "products of positions, squared"
     more = 2 * p.flops if ask.centred else _flops_of_squares(p)
     return Kernel(name, p.flops + more, run)
 
 
-def _about_zero(g):
+def _about_zero(g, scale):
+    """`(mean, deviations, the size of the squares that these are a part of)`."""
     u, v = factors_of(g)
-    shares = g.shares.astype(v.dtype)
-    mean = _products(u, v * rows(shares, v), product_of(g).precision)
-    squares = _sum_of_squares(u, v, shares)
-    return mean, squares, squares - abs2(mean)
+    mean = _products(u, v * rows(g.shares.astype(v.dtype), v), product_of(g).precision)
+    scale = jnp.asarray(scale).astype(v.dtype)
+    deviations = _mean_of_squares(u, v, g.shares * scale) - scale * abs2(mean)
+    # The squares themselves would have to be kept for this.
+    largest = jnp.maximum(jnp.max(mean, initial=0), -jnp.min(mean, initial=0))
+    return mean, deviations, jnp.max(deviations, initial=0) + scale * largest**2
 
 
-def _about_means_of_factors(g):
-    """With u = a + x and v = b + y, a and b their means and C the mean of xy (T = 1), the mean of
-    |uv - ab - C|^2 is the mean of
+def _about_means_of_factors(g, scale):
+    """The same. With u = a + x and v = b + y, a and b their means and C the mean of xy (T = 1),
+    the mean of |uv - ab - C|^2 is the mean of
 
     u^2 y^2 + x^2 (b^2 + 2 b y), and 2 ab C - C^2,
 
     in which a large mean ab does not cancel.
     """
     u, v = factors_of(g)
-    w = rows(g.shares.astype(v.dtype), v)
+    w, scale = rows(g.shares.astype(v.dtype), v), jnp.asarray(scale).astype(v.dtype)
     a, b = (jnp.sum(w * x, axis=0)[None] for x in (u, v))
     x, y = u - a, v - b
     spread = _products(x, w * y)
     left = jnp.concatenate([u * u, x * x], 2)
-    squares = _products(left, w * jnp.concatenate([y * y, b * b + 2 * b * y], 2))
+    squares = _products(left, scale * w * jnp.concatenate([y * y, b * b + 2 * b * y], 2))
     outer = jnp.swapaxes(a[0], 1, 2) * b[0]
-    deviations = squares + 2 * outer * spread - spread * spread
-    return outer + spread, squares, deviations
+    deviations = squares + scale * spread * (2 * outer - spread)
+    return outer + spread, deviations, jnp.max(squares, initial=0)
 
 
 # --- a number for every example -------------------------------------------------------------------
@@ -222,7 +224,7 @@ def _at_indices(answer: Callable) -> Callable:
 _KERNELS: dict[type, tuple[Callable, ...]] = {
     asks.Mean: (_mean,),
     asks.WeightedSum: (_contraction,),
-    asks.SumOf: (_squares, _at_indices(indexed.sum_of)),
+    asks.MeanOf: (_squares, _at_indices(indexed.mean_of)),
     asks.Deviations: (_deviations, _at_indices(indexed.deviations)),
     asks.SquaredNorms: (_norms, _at_indices(indexed.sq_norms)),
     asks.SquaredDistances: (_distances,),

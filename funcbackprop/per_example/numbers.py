@@ -39,12 +39,3 @@ def join_deviations(states: tuple) -> tuple:
 
     mean = summed(shares, means)
     return weight, mean, jnp.sum(deviations, 0) + summed(weights, abs2(means - mean[None]))
-
-
-def merge_deviations(a: tuple, b: tuple) -> tuple:
-    """(weight, mean, sum of squared deviations) of two groups, as one (Chan, Golub, LeVeque)."""
-    (wa, ma, da), (wb, mb, db) = a, b
-    weight = wa + wb
-    part, shared = ratio(wb, weight), wa * ratio(wb, weight)
-    mean = ma + (mb - ma) * part.astype(real(ma.dtype))
-    return weight, mean, da + db + abs2(mb - ma) * shared.astype(da.dtype)

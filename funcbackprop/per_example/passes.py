@@ -17,12 +17,14 @@ class Batch(NamedTuple):
 
     Attributes:
       loss: `(params, example) -> (scalar, aux)`.
+      capture: `(params, example) -> (program, flow)` of its gradient, traced once.
       params, batch, weights: checked; rows of weight 0 hold another example.
       padded: whether there may be such rows.
       limit: bytes that gradients which are written out may take at a time.
     """
 
     loss: Callable
+    capture: Callable
     params: chex.ArrayTree
     batch: chex.ArrayTree
     weights: Any

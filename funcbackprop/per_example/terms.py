@@ -171,11 +171,11 @@ class Gradient:
     def weighted_sum(self, c: jax.Array) -> asks.Ask:
         return asks.WeightedSum(c.astype(real(self.dtype)))
 
-    def sum_of(self, f: Callable) -> asks.Ask:
-        return asks.SumOf(f)
+    def mean_of(self, f: Callable) -> asks.Ask:
+        return asks.MeanOf(f)
 
-    def deviations(self, centred: bool) -> asks.Ask:
-        return asks.Deviations(centred)
+    def deviations(self, centred: bool, scale: Any = 1.0) -> asks.Ask:
+        return asks.Deviations(centred, scale)
 
     @functools.cached_property
     def sq_norms(self) -> asks.Ask:

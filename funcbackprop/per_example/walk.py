@@ -98,22 +98,43 @@ def _together(terms: Sequence[Term]) -> tuple[Term, ...]:
     return (*(t for t in terms if not t.known), one)
 
 
-def measure(loss: Callable, params: Any, batch: Any, task: Task) -> tuple:
-    """`(losses [B], aux, parts)`: for each statistic, the `Part` of every leaf.
+def captured(loss: Callable) -> Callable:
+    """`(params, example) -> (program, flow)` of the gradient of one example.
+
+    It is traced at the first call; at the others the arguments must be of the same form.
 
     Args:
       loss: `(params, example) -> (scalar, aux)`.
     """
+    found: list[tuple[Program, Flow]] = []
+
+    def of(params, example):
+        if not found:
+            gradient = jax.value_and_grad(loss, has_aux=True)
+            program = trace(gradient, prints=True)(params, example)
+            count, size = (len(jax.tree.leaves(x)) for x in (params, (params, example)))
+            outputs = len(program.outputs)
+            varying = [k >= count for k in range(size)]
+            factored = [k >= outputs - count for k in range(outputs)]
+            found.append((program, flow_of(program, varying, factored)))
+        return found[0]
+
+    return of
+
+
+def measure(capture: Callable, params: Any, batch: Any, task: Task) -> tuple:
+    """`(losses [B], aux, parts)`: for each statistic, the `Part` of every leaf.
+
+    Args:
+      capture: what `captured` returns.
+    """
     count = len(jax.tree.leaves(params))
 
     def one(params, example, weight):
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        program = trace(gradient, prints=True)(params, example)
+        program, flow = capture(params, example)
         inputs = jax.tree.leaves((params, example))
-        varying = [k >= count for k in range(len(inputs))]
         first = len(program.outputs) - count
-        factored = [k >= first for k in range(len(program.outputs))]
-        walk = _Walk(flow_of(program, varying, factored), task, weight)
+        walk = _Walk(flow, task, weight)
         known = () if task.mean is None else (task.mean,)
         operands = [[jax.tree.leaves(x) for x in trees] for trees in (*task.operands, known)]
         sinks = {

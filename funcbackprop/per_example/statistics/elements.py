@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numbers import abs2, merge_deviations, ratio, real
+from ..numbers import abs2, ratio, real
 from .protocol import Leafwise, Part, accumulator, or_nan, tree_of
 
 
@@ -71,7 +71,7 @@ class SecondMoment(MeanOfElements):
         return super().init(jax.tree.map(lambda p: accumulator(p).real, params))
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=g.averaged((yield g.sum_of(abs2))))
+        return Part(elements=(yield g.mean_of(abs2)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class MeanOf(MeanOfElements):
         return super().init(jax.tree.map(lambda p: self._of(accumulator(p)), params))
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=g.averaged((yield g.sum_of(self._of))))
+        return Part(elements=(yield g.mean_of(self._of)))
 
     def _of(self, x):
         out = jnp.asarray(self.fn(x))
@@ -132,55 +132,74 @@ class Variance(Leafwise):
     centred: bool = False
 
     def init(self, params):
-        deviations = jax.tree.map(lambda p: accumulator(p).real, params)
+        variance = jax.tree.map(lambda p: accumulator(p).real, params)
         mean = jax.tree.map(accumulator, params)
         zero = jnp.zeros(())
-        return {"weight": zero, "mean": mean, "share": zero, "deviations": deviations}
+        return {"weight": zero, "concentration": zero, "mean": mean, "variance": variance}
 
     def reduce(self, g, operands, numbers):
-        mean, deviations = yield g.deviations(self.centred)
-        weight = g.weight.astype(deviations.dtype)
-        return Part(elements={"mean": mean, "deviations": weight * deviations})
+        scale = _unbiased(jnp.sum(g.shares**2))
+        mean, variance = yield g.deviations(self.centred, scale)
+        return Part(elements={"mean": mean, "variance": variance})
 
     def collect(self, parts, params, weights):
         weight = jnp.sum(weights)
+        # sum w^2 / (sum w)^2 of shares: it neither over- nor underflows, whatever their unit.
+        concentration = jnp.sum(ratio(weights, weight) ** 2)
+        mean, variance = (
+            tree_of(params, [part.elements[name] for part in parts])
+            for name in ("mean", "variance")
+        )
         return {
             "weight": weight,
-            "mean": tree_of(params, [part.elements["mean"] for part in parts]),
-            # sum w^2/sum w, which neither over- nor underflows, whatever the unit of the weights.
-            "share": jnp.sum(weights * ratio(weights, weight)),
-            "deviations": tree_of(params, [part.elements["deviations"] for part in parts]),
+            "concentration": concentration,
+            "mean": mean,
+            "variance": variance,
         }
 
     def merge(self, a, b):
-        share = ratio(b["weight"], a["weight"] + b["weight"])
-        merged = [
-            merge_deviations(*((s["weight"], *leaf) for s, leaf in zip((a, b), pair, strict=True)))
-            for pair in zip(_means_and_deviations(a), _means_and_deviations(b), strict=True)
+        """By the deviations, which are the variance before it was made unbiased."""
+        weight = a["weight"] + b["weight"]
+        shares = [ratio(s["weight"], weight) for s in (a, b)]
+        concentration = sum(
+            share**2 * s["concentration"] for share, s in zip(shares, (a, b), strict=True)
+        )
+        scale = _unbiased(concentration)
+        own = [
+            scale * share * (1 - s["concentration"])
+            for share, s in zip(shares, (a, b), strict=True)
         ]
+
+        def mean(x, y):
+            return x + (y - x) * shares[1].astype(real(x.dtype))
+
+        def variance(x, y, v, w):
+            between, v_own, w_own = (
+                c.astype(v.dtype) for c in (scale * shares[0] * shares[1], *own)
+            )
+            return v_own * v + w_own * w + between * abs2(y - x)
+
+        means, variances = ([s[name] for s in (a, b)] for name in ("mean", "variance"))
         return {
-            "weight": a["weight"] + b["weight"],
-            "mean": tree_of(a["mean"], [mean for _, mean, _ in merged]),
-            "share": a["share"] + (b["share"] - a["share"]) * share,
-            "deviations": tree_of(a["mean"], [deviations for *_, deviations in merged]),
+            "weight": weight,
+            "concentration": concentration,
+            "mean": jax.tree.map(mean, *means),
+            "variance": jax.tree.map(variance, *means, *variances),
         }
 
     def finalize(self, state, params):
-        weight = state["weight"]
-        divisor = weight - state["share"]
-        several = divisor > _SINGLE * weight
-        return jax.tree.map(
-            lambda d: or_nan(several, d / jnp.where(several, divisor, 1).astype(d.dtype)),
-            state["deviations"],
-        )
+        several = (state["weight"] > 0) & (1 - state["concentration"] > _SINGLE)
+        return jax.tree.map(lambda v: or_nan(several, v), state["variance"])
 
 
 # Below this, 1 - 1/n_eff is rounding: one example, or one weight that dwarfs all others.
 _SINGLE = 1e-6
 
 
-def _means_and_deviations(state):
-    return zip(jax.tree.leaves(state["mean"]), jax.tree.leaves(state["deviations"]), strict=True)
+def _unbiased(concentration):
+    """What a mean of squared deviations is multiplied with: n/(n - 1) for equal weights; 0 for one
+    example."""
+    return ratio(1, 1 - concentration)
 
 
 @dataclass(frozen=True)
