@@ -165,6 +165,12 @@ class Problem:
                 f"got {_describe(self.metrics)}"
             )
 
+    @property
+    def draws_params(self) -> bool:
+        """Whether `params` is a function of a key, not a model that is a pytree and can be called
+        (an Equinox module)."""
+        return callable(self.params) and jax.tree_util.all_leaves([self.params])
+
 
 def batch_size(batch: chex.ArrayTree, caller: str) -> int:
     """The common leading length B of a batch; ValueError names every leaf that disagrees."""

@@ -60,7 +60,7 @@ def initial_params(problem: "Problem", seed: int) -> Any:
     """The parameters of a seed."""
     import jax
 
-    return problem.params(jax.random.key(seed)) if callable(problem.params) else problem.params
+    return problem.params(jax.random.key(seed)) if problem.draws_params else problem.params
 
 
 def environment() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import funcbackprop as fb
+from funcbackprop.usage import initial_params
 
 
 def test_example_loss_with_a_key():
@@ -81,3 +82,26 @@ def test_problem_is_frozen_and_takes_options_by_name():
         problem.name = "other"
     with pytest.raises(TypeError):
         fb.Problem(*PROBLEM.values(), jnp.ones(3))
+
+
+@jax.tree_util.register_pytree_node_class
+class CallableModel:
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, x):
+        return self.w * x
+
+    def tree_flatten(self):
+        return (self.w,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, leaves):
+        return cls(*leaves)
+
+
+def test_params_that_can_be_called_are_no_function_of_a_key():
+    fixed = fb.Problem(lambda m, x: m(x), CallableModel(jnp.ones(())), jnp.ones(3), "fixed")
+    drawn = fb.Problem(lambda m, x: m(x), CallableModel, jnp.ones(3), "drawn")
+    assert (fixed.draws_params, drawn.draws_params) == (False, True)
+    assert initial_params(fixed, 0) is fixed.params

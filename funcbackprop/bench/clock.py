@@ -12,16 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-# A time is the mean of as many calls as fill this many seconds: the clock and the dispatch of one
-# call take some microseconds.
-_LEAST_SECONDS = 0.005
+# A time is that of the fastest of as many calls as fill this many seconds: what else the machine
+# does makes a short call longer, never shorter.
+_SECONDS = 0.05
 
 Call = Callable[[], Any]
 
 
 def repeats(call: Call) -> int:
     """How many calls make up one time; the function has been called before."""
-    return math.ceil(_LEAST_SECONDS / _seconds(call, 1))
+    return math.ceil(_SECONDS / _seconds(call, 1))
 
 
 def interleaved(
@@ -47,7 +47,9 @@ def interleaved(
 
 
 def _seconds(call: Call, count: int) -> float:
-    start = time.perf_counter()
+    times = []
     for _ in range(count):
+        start = time.perf_counter()
         jax.block_until_ready(call())
-    return (time.perf_counter() - start) / count
+        times.append(time.perf_counter() - start)
+    return min(times)

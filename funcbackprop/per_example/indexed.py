@@ -52,34 +52,41 @@ def flops(g: Any) -> int | None:
         return None
     if not term.permutes or any(isinstance(step, Loop) for step in term.steps):
         return None
-    d, shape = term.equation.params["dimension_numbers"], term.equation.outputs[0].shape
-    window = [term.v.shape[a + 1] for a in d.update_window_dims]
-    whole = set(d.scatter_dims_to_operand_dims) == set(d.inserted_window_dims)
-    if not whole or d.operand_batching_dims or window != _kept(d, shape, shape):
+    d, shape, window = term.equation.params["dimension_numbers"], *_window(term)
+    starts = d.scatter_dims_to_operand_dims
+    whole_or_one = all(
+        window[a] == n or (window[a] == 1 and a in starts) for a, n in enumerate(shape)
+    )
+    if d.operand_batching_dims or not whole_or_one:
         return None
     return 8 * math.prod(term.v.shape[1:])
 
 
-def _kept(d, shape, values) -> list:
-    """The values of the axes that are not indexed."""
-    return [values[a] for a in range(len(shape)) if a not in d.inserted_window_dims]
+def _window(term) -> tuple[tuple, list]:
+    """Sizes of the axes of the leaf, and how much of each is written at an index."""
+    d, shape = term.equation.params["dimension_numbers"], term.equation.outputs[0].shape
+    sizes = iter([term.v.shape[a + 1] for a in d.update_window_dims])
+    left_out = (*d.inserted_window_dims, *d.operand_batching_dims)
+    return shape, [1 if a in left_out else next(sizes) for a in range(len(shape))]
 
 
 def rows_of(g: Any) -> Rows:
     """The rows of a gradient that has this form."""
     (term,) = g.terms
-    d, shape = term.equation.params["dimension_numbers"], term.equation.outputs[0].shape
-    inserted, others = sorted(d.inserted_window_dims), _kept(d, shape, range(len(shape)))
-    count = math.prod(shape[a] for a in inserted)
+    d, shape, window = term.equation.params["dimension_numbers"], *_window(term)
+    indexed = [a for a in sorted(d.scatter_dims_to_operand_dims) if window[a] == 1]
+    others = [a for a in range(len(shape)) if a not in indexed]
+    count = math.prod(shape[a] for a in indexed)
 
     def place(x):
-        x = x.reshape(*(shape[a] for a in (*inserted, *others)))
-        x = jnp.moveaxis(x, range(len(shape)), (*inserted, *others))
+        x = x.reshape(*(shape[a] for a in (*indexed, *others)))
+        x = jnp.moveaxis(x, range(len(shape)), (*indexed, *others))
         for layout in term.steps:
             x = layout(x)
         return x
 
-    index = _numbers(term, [shape[a] for a in d.scatter_dims_to_operand_dims], count)
+    starts = [shape[a] - window[a] + 1 for a in d.scatter_dims_to_operand_dims]
+    index = _numbers(term, starts, count)
     axes = [a + 1 for a in d.update_window_dims]
     values = jnp.moveaxis(term.v, axes, range(-len(axes), 0))
     values = values.reshape(len(values), index.shape[1], math.prod(shape[a] for a in others))
@@ -87,7 +94,11 @@ def rows_of(g: Any) -> Rows:
 
 
 def _numbers(term, sizes, count):
-    """The numbers of the rows [B, T]; `count` for those out of range."""
+    """The numbers of the rows [B, T]; `count` for those out of range.
+
+    Args:
+      sizes: of the range of each index.
+    """
     d = term.equation.params["dimension_numbers"]
     index = term.u.reshape(len(term.u), -1, term.u.shape[-1])
     limits = jnp.asarray(sizes)[None, None]

@@ -117,7 +117,7 @@ def _users_task(config: ProblemConfig) -> Task:
         raise UsageError(
             f"--data cannot be given with --model {config.model}: a problem brings its own data"
         )
-    if len(config.all_seeds) > 1 and not callable(problem.params):
+    if len(config.all_seeds) > 1 and not problem.draws_params:
         raise UsageError(
             "--seeds: several seeds need `Problem.params` to be a function key -> params; "
             f"{config.model} gives fixed parameters"

@@ -40,6 +40,22 @@ def _window(table, start):
     return lax.dynamic_slice(table, (start, jnp.ones_like(start)), (2, 2))
 
 
+def _rows_by_slices(table, starts):
+    """As Equinox's embedding: a slice for each token."""
+    return jax.vmap(lambda i: lax.dynamic_index_in_dim(table, i, 0, keepdims=False))(starts)
+
+
+def _rows_with_starts(table, starts):
+    """Whole rows, with a start along each of them too: any but 0 is out of range."""
+    numbers = lax.GatherDimensionNumbers((1,), collapsed_slice_dims=(0,), start_index_map=(0, 1))
+    mode = lax.GatherScatterMode.FILL_OR_DROP
+    return lax.gather(table, starts.T, numbers, (1, table.shape[1]), mode=mode, fill_value=0.5)
+
+
+def _starts(rng, n):
+    return jnp.stack([_tokens(rng, n), integers(rng, 2, n, 4)], axis=1)
+
+
 def _vocabulary(rng):
     """Token and position embeddings, summed; the logits have a table of their own."""
     params = {"token": normal(rng, 6, 3), "position": normal(rng, 7, 3), "out": normal(rng, 3, 6)}
@@ -137,6 +153,8 @@ CASES = {
     "take_along_axis": Case(
         _table(lambda t, i: jnp.take_along_axis(t, i[:, None], 1), _tokens, (4, 6))
     ),
+    "rows by slices": Case(_table(_rows_by_slices, _outside)),
+    "rows with starts": Case(_table(_rows_with_starts, _starts)),
     "one row": Case(_table(lambda t, i: t[i], _row)),
     "dynamic_index": Case(
         _table(lambda t, i: lax.dynamic_index_in_dim(t, i, 1, keepdims=False), _row, (3, 6))
