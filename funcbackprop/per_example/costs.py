@@ -5,21 +5,20 @@ on two x86-64 cores (200 GFLOP/s in float32 products, 20 GB/s) with jax 0.10.2; 
 --tune` measures them on another machine.
 """
 
-# An entry of a gradient that is written out costs this beside its product, with the sum, the
-# squares or the norm that is taken from it. B 16, M 256, N 1024, T 128: 5.2 ms for the product, 6.8
-# with mean and variance (79), 7.6 with mean and norms (118). In a program (LSTM of width 256, T 64,
-# B 64) mean and norms took 1.19 of the plain gradient by entries and 1.02 by products of positions,
-# which are chosen there from 57 on.
-ENTRY = 72
-# Every further statistic of the entries reads them once more: 0.7 ms.
-AGAIN = 8
+# An entry of a gradient that is written out costs this beside its product, with the first statistic
+# that is taken from it: B 16, M 256, N 1024, T 128 took 4.7 ms for the product, 5.3 with the sum
+# (35), 5.8 with mean and variance in one (44).
+ENTRY = 40
+# Every further statistic reads the entries once more: norms after the sum took 0.7 ms (37), after
+# the variance 1.1 (45).
+AGAIN = 40
 # An entry of a gradient that is a product of two numbers is never written: B 256, M 784, N 1024
-# took 2 ms for the product and 9 ms with centred squares.
-FUSED = 6
+# took 1.6 ms for the product and 13 with centred squares (14).
+FUSED = 15
 
-# Products of positions are small, and take this much longer than large ones: B 16, T 128, M 256,
-# N 1024 took 5.8 ms where its FLOPs would take 3.4.
-POSITIONS = 1.6
+# Products of positions are small, and take this much longer than large ones: with M 256 and N 1024
+# they took 3.8 ms at B 64, T 64 (1.28) and 3.3 to 3.6 at B 16, T 128 (1.05 to 1.2).
+POSITIONS = 1.2
 
 # Bytes of entries that are written at a time: with 8 MB they stay in the last cache. Of 4, 8 and 16
 # examples (M 256, N 1024) 8 took the least time.

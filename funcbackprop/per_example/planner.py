@@ -64,13 +64,14 @@ def _answers(g, chosen) -> dict:
 
 
 def choices(g: Gradient, asked: Sequence[asks.Ask]) -> list[Choice]:
-    """Kernels for all questions, or entries for some of them: the cheapest first."""
+    """Kernels for all questions, or entries for some or for all of them: the cheapest first."""
     cheapest = {ask: kernel for ask in asked for kernel in kernels(g, ask)[:1]}
     without = [a for a in asked if a not in cheapest]
     several = [a for a in asked if not isinstance(a, asks.Gram)]
     _, again = _cost_of_entries(g, several)
     cheaper = [a for a in several if a in without or cheapest[a].flops > again]
-    found = [_choice(g, cheapest, some) for some in dict.fromkeys(map(tuple, (cheaper, without)))]
+    sets = [cheaper, without] if all(t.known for t in g.terms) else [cheaper, without, several]
+    found = [_choice(g, cheapest, some) for some in dict.fromkeys(map(tuple, sets))]
     return sorted(found, key=lambda choice: choice.flops)
 
 
