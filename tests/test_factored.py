@@ -79,9 +79,9 @@ def test_everything_core(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", list(PROGRAMS)[::3])
+@pytest.mark.parametrize("name", list(PROGRAMS)[::6])
 def test_everything(x64, name):
-    """A third of the programs, in float64; `python tests/exactness.py` has all, in both dtypes."""
+    """A sixth of the programs, in float64; `python tests/exactness.py` has all, in both dtypes."""
     check(name, "float64", statistic_table.everything, True)
 
 

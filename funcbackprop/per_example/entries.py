@@ -286,8 +286,7 @@ def _deviations(g, ask, source):
         return pair.joined(near + shift * part, deviations + squares - abs2(shift) * part), None
 
     def join(states):
-        found = join_deviations((until[:, -1], *pair.parts(states)))
-        return pair.joined(*found[1:])
+        return pair.joined(*join_deviations(until[:, -1], *pair.parts(states)))
 
     def finish(state):
         mean, deviations = pair.parts(state)

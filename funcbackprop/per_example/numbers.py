@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..contract import wide
+from ..contract import rows, wide
 
 
 def abs2(x: Any) -> Any:
@@ -28,14 +28,12 @@ def ratio(a: Any, b: Any) -> jax.Array:
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
-def join_deviations(states: tuple) -> tuple:
-    """The same of several groups, behind a leading axis, as one."""
-    weights, means, deviations = states
-    weight = jnp.sum(weights)
-    shares = ratio(1, weight) * weights
+def join_deviations(weights: Any, means: Any, deviations: Any) -> tuple:
+    """`(mean, sum of squared deviations)` of several groups, behind a leading axis, as of one.
 
-    def summed(c, x):
-        return jnp.tensordot(c.astype(real(x.dtype)), x, 1, precision="highest")
-
-    mean = summed(shares, means)
-    return weight, mean, jnp.sum(deviations, 0) + summed(weights, abs2(means - mean[None]))
+    Two sums over that axis, which on several devices is one reduction each.
+    """
+    shares = rows((ratio(1, jnp.sum(weights)) * weights).astype(real(means.dtype)), means)
+    mean = jnp.sum(shares * means, axis=0)
+    between = rows(weights.astype(deviations.dtype), means) * abs2(means - mean[None])
+    return mean, jnp.sum(deviations + between, axis=0)
