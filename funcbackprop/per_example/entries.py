@@ -63,9 +63,9 @@ def deviations_unless(
     shares = g.shares * ask.scale
 
     def step(number, total):
-        rows = lambda x: jax.lax.dynamic_slice_in_dim(x, number * size, size)  # noqa: E731
-        group = source.group([(rows(term.u), rows(term.v))])
-        (more,) = group.sums(lambda x: [abs2(x - mean)], rows(shares))
+        some = lambda x: lax.dynamic_slice_in_dim(x, number * size, size)  # noqa: E731
+        group = source.group([(some(term.u), some(term.v))])
+        (more,) = group.sums(lambda x: [abs2(x - mean)], some(shares))
         return jnp.where(number > 0, total, 0) + more
 
     return lax.fori_loop(0, jnp.where(kept, 0, g.size // size), step, found)
@@ -84,9 +84,8 @@ class Group(NamedTuple):
         """sum_k c_k x for each of the arrays x in the list f(g_k)."""
         if self.one_by_one is None:
             return [_weighted(c, x) for x in jax.vmap(f)(self.entries)]
-        ways = {"cpu": one_by_one, "default": all_at_once}
-        ways = {platform: functools.partial(way, f) for platform, way in ways.items()}
-        return lax.platform_dependent(self, c, **ways)
+        on_cpu, elsewhere = (functools.partial(way, f) for way in (one_by_one, all_at_once))
+        return lax.platform_dependent(self, c, cpu=on_cpu, default=elsewhere)
 
     @property
     def first(self) -> jax.Array:
@@ -278,11 +277,10 @@ def _deviations(g, ask, source):
 
     def step(state, group, data):
         shares, until = data
-        before, both = until[0] - shares[0], until[-1]
         mean, deviations = pair.parts(state)
-        near = jnp.where(before > 0, mean, jnp.where(any_weight, group.first, 0))
+        near = jnp.where(until[0] > shares[0], mean, jnp.where(any_weight, group.first, 0))
         shift, squares = group.sums(lambda x: [x - near, abs2(x - near)], shares)
-        part = ratio(1, both).astype(deviations.dtype)
+        part = ratio(1, until[-1]).astype(deviations.dtype)
         return pair.joined(near + shift * part, deviations + squares - abs2(shift) * part), None
 
     def join(states):
@@ -305,8 +303,8 @@ class _Pair(NamedTuple):
 
 
 def _pair_of(dtype) -> _Pair:
-    """An array of this dtype and a real one. Two real arrays become one complex array: what XLA's
-    CPU compiler makes of several arrays in one pass has one result."""
+    """An array of this dtype and a real one. Two real arrays become one complex array: a kernel of
+    XLA's CPU compiler has one result, and so both are updated by one."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return _Pair(lambda *parts: parts, lambda parts: parts)
     return _Pair(lax.complex, lambda x: (x.real, x.imag))

@@ -109,8 +109,8 @@ def _deviations(g, ask):
     find = _about_means_of_factors if ask.centred else _about_zero
 
     def run():
-        mean, deviations, squares = find(g, ask.scale)
-        kept = jnp.max(deviations, initial=0) >= costs.SPREAD * squares
+        mean, squares, deviations = find(g, ask.scale)
+        kept = jnp.max(deviations, initial=0) >= costs.SPREAD * jnp.max(squares, initial=0)
         return p.place(mean), p.place(deviations_unless(kept, g, ask, mean, deviations))
 
     name = "centred factors, squared" if ask.centred else "products of positions, squared"
@@ -119,14 +119,11 @@ def _deviations(g, ask):
 
 
 def _about_zero(g, scale):
-    """`(mean, deviations, the size of the squares that these are a part of)`."""
+    """`(mean, squares, deviations)`, which are what is left of the squares."""
     u, v = factors_of(g)
     mean = _products(u, v * rows(g.shares.astype(v.dtype), v), product_of(g).precision)
-    scale = jnp.asarray(scale).astype(v.dtype)
-    deviations = _mean_of_squares(u, v, g.shares * scale) - scale * abs2(mean)
-    # The squares themselves would have to be kept for this.
-    largest = jnp.maximum(jnp.max(mean, initial=0), -jnp.min(mean, initial=0))
-    return mean, deviations, jnp.max(deviations, initial=0) + scale * largest**2
+    squares = _mean_of_squares(u, v, g.shares * scale)
+    return mean, squares, squares - jnp.asarray(scale).astype(v.dtype) * abs2(mean)
 
 
 def _about_means_of_factors(g, scale):
@@ -145,8 +142,7 @@ def _about_means_of_factors(g, scale):
     left = jnp.concatenate([u * u, x * x], 2)
     squares = _products(left, scale * w * jnp.concatenate([y * y, b * b + 2 * b * y], 2))
     outer = jnp.swapaxes(a[0], 1, 2) * b[0]
-    deviations = squares + scale * spread * (2 * outer - spread)
-    return outer + spread, deviations, jnp.max(squares, initial=0)
+    return outer + spread, squares, squares + scale * spread * (2 * outer - spread)
 
 
 # --- a number for every example -------------------------------------------------------------------
