@@ -303,8 +303,8 @@ class _Pair(NamedTuple):
 
 
 def _pair_of(dtype) -> _Pair:
-    """An array of this dtype and a real one. Two real arrays become one complex array: a kernel of
-    XLA's CPU compiler has one result, and so both are updated by one."""
+    """An array of this dtype and a real one. Two real arrays become one complex array: XLA's CPU
+    compiler then updates both in one kernel."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return _Pair(lambda *parts: parts, lambda parts: parts)
     return _Pair(lax.complex, lambda x: (x.real, x.imag))
