@@ -330,7 +330,7 @@ def test_refusals(name, command, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.full)])
 def test_killed_at_any_moment_and_started_again(kills, tmp_path):
-    """SIGKILL at random moments; the end is bit-identical to a run that was left alone."""
+    """SIGKILL after random numbers of steps; the end is bit-identical to an undisturbed run."""
     options = ["--steps", "300", "--batch-size", "8", "--measurements", "4"]
     script = [sys.executable, "-m", "funcbackprop.cli", "study", "problems:line", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -343,19 +343,19 @@ def test_killed_at_any_moment_and_started_again(kills, tmp_path):
             stdout=subprocess.DEVNULL,
         )
 
-    began = time.monotonic()
+    def lines_written(place):
+        metrics = tmp_path / place / "line/metrics.jsonl"
+        return metrics.read_text().count("\n") if metrics.exists() else 0
+
     assert start("whole").wait(timeout=120) == 0
-    needed = time.monotonic() - began
-    killed = 0
-    for fraction in np.random.default_rng(0).uniform(0.3, 1.0, kills):
+    for lines in sorted(np.random.default_rng(0).integers(0, 290, kills)):
         process = start("killed")
-        time.sleep(fraction * needed)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait(timeout=60)
+        while lines_written("killed") < lines:
+            assert process.poll() is None, f"ended before it had written {lines} lines"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
     assert start("killed").wait(timeout=120) == 0
-    assert killed > 0
     whole, again = tmp_path / "whole/line", tmp_path / "killed/line"
     assert (whole / "metrics.jsonl").read_text() == (again / "metrics.jsonl").read_text()
     assert final_parameters(whole) == final_parameters(again)
