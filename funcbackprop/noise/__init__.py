@@ -1,5 +1,7 @@
 """What the statistics mean: gradient variance and the noise scale."""
 
-from .moments import STATUS, Moments, moments
+from .estimate import Estimate, jackknife
+from .moments import Moments, moments
+from .status import STATUS
 
-__all__ = ["STATUS", "Moments", "moments"]
+__all__ = ["STATUS", "Estimate", "Moments", "jackknife", "moments"]

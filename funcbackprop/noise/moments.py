@@ -10,28 +10,7 @@ import numpy as np
 from ..contract import checked_weights, same_structure, wide
 from ..files import json_safe
 from ..per_example import total
-
-# code -> (name, sentence). The first code that applies, in the order of _status, is kept.
-STATUS = {
-    0: ("ok", "The estimate is usable."),
-    1: (
-        "one example",
-        "Fewer than two examples have positive weight, so no spread can be seen; "
-        "give at least two examples.",
-    ),
-    2: ("not finite", "A gradient holds NaN or inf; find the example whose norm is not finite."),
-    3: (
-        "below rounding",
-        "S from squared norms cancels: the mean gradient dominates the spread and what is left is "
-        "rounding. Measure funcbackprop.SquaredDeviations() or funcbackprop.Variance() instead.",
-    ),
-    4: (
-        "gradient not above zero",
-        "The unbiased |G|^2 is zero or negative: the mean gradient cannot be told from zero with "
-        "these examples, so the noise scale has no upper bound. Use more examples.",
-    ),
-}
-_OK, _ONE, _NOT_FINITE, _ROUNDING, _NO_SIGNAL = STATUS
+from . import status as statuses
 
 # S is rounding when it is below this many unit roundoffs of the mean squared norm.
 _ROUNDING_FACTOR = 16
@@ -64,16 +43,12 @@ class Moments(NamedTuple):
 
     def explain(self) -> str:
         """What the status means, as a sentence (on the host); one line for each if vmapped."""
-        return "\n".join(STATUS[code][1] for code in np.ravel(self.status).tolist())
+        return statuses.sentences(self.status)
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
         numbers = {name: np.asarray(getattr(self, name)) for name in _NUMBERS}
-        return json_safe({**numbers, "status": self._status_names()})
-
-    def _status_names(self):
-        codes = np.asarray(self.status)
-        return np.array([STATUS[code][0] for code in codes.ravel().tolist()]).reshape(codes.shape)
+        return json_safe({**numbers, "status": statuses.names(self.status)})
 
     def __str__(self):
         try:
@@ -82,7 +57,7 @@ class Moments(NamedTuple):
             return "Moments(traced)"
         show: Any = {"float_kind": "{:.4g}".format}
         text = "  ".join(f"{k} {np.array2string(v, formatter=show)}" for k, v in values.items())
-        return f"{text}  status: {self._status_names()}"
+        return f"{text}  status: {statuses.names(self.status)}"
 
 
 _NUMBERS = ("S", "sq_gradient_norm", "noise_scale", "signal_to_noise", "examples")
@@ -190,11 +165,12 @@ def _moments(rule, sq_mean, spread, weights, eps):
     positive = sq_gradient_norm > 0
     unbounded = jnp.where(S > 0, jnp.inf, jnp.nan)
     noise_scale = jnp.where(positive, S / jnp.where(positive, sq_gradient_norm, 1), unbounded)
-    status = jnp.select(
-        [~several, ~jnp.isfinite(S + sq_gradient_norm), rounding > S, ~positive],
-        [_ONE, _NOT_FINITE, _ROUNDING, _NO_SIGNAL],
-        _OK,
-    ).astype(jnp.int32)
+    status = statuses.first_that_holds(
+        (~several, "one example"),
+        (~jnp.isfinite(S + sq_gradient_norm), "not finite"),
+        (rounding > S, "below rounding"),
+        (~positive, "gradient not above zero"),
+    )
     return Moments(
         S=S,
         sq_gradient_norm=sq_gradient_norm,
