@@ -74,7 +74,7 @@ def normal(
     1 [0.02, 1.98]
     """
     q = quantile(freedom)
-    value, standard_error = jnp.asarray(value), jnp.asarray(standard_error)
+    value, standard_error = jnp.broadcast_arrays(value, standard_error)
     half = q * standard_error
     status = jnp.broadcast_to(jnp.asarray(status, jnp.int32), value.shape)
     return Estimate(value, standard_error, value - half, value + half, status)
@@ -128,6 +128,6 @@ def jackknife(whole: Any, left_out: Any, sizes: Any = None) -> chex.Array:
     h = (jnp.sum(sizes) / sizes).astype(left_out.dtype)
     h = h.reshape(-1, *([1] * (left_out.ndim - 1)))
     # About `whole`, so that a value far larger than its error does not cancel.
-    about = (h - 1) * (jnp.asarray(whole) - left_out)
-    centre = jnp.sum(about / h, axis=0)
+    about = (h - 1) * (jnp.asarray(whole)[None] - left_out)
+    centre = jnp.sum(about / h, axis=0, keepdims=True)
     return jnp.sqrt(jnp.mean((about - centre) ** 2 / (h - 1), axis=0))
