@@ -289,4 +289,4 @@ class ClippedMean(_MeanGradient):
         return jnp.where(norms > self.max_norm, self.max_norm / jnp.where(norms > 0, norms, 1), 1)
 
     def reduce(self, g, operands, numbers):
-        return Part(elements=g.averaged((yield g.weighted_sum(g.weights * numbers))))
+        return Part(elements=(yield g.weighted_sum(g.shares * numbers)))
