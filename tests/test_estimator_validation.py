@@ -1,6 +1,7 @@
 """The settings of `experiments/estimator_validation.py`, with fewer repetitions."""
 
 import pytest
+from digits_of_variance import digits
 from estimator_validation import judged, settings
 from tolerances import Z_MAX
 
@@ -17,3 +18,12 @@ def test_unbiased_and_covered(name):
     found = judged(setting, REPETITIONS)
     assert setting.biased or abs(found["bias"]) < Z_MAX, found
     assert found["coverage"] is None or found["coverage"] >= COVERAGE, found
+
+
+def test_digits_in_float32():
+    """At most 3 of the 7.2 digits go where the mean is 1e4 times the spread; norms say they fail."""
+    found = digits(1e4)
+    norms, status = found.pop("SquaredNorms alone")
+    assert status == "below rounding"
+    assert norms < 1
+    assert all(kept > 4.2 for kept, _ in found.values()), found
