@@ -21,7 +21,7 @@ def test_unbiased_and_covered(name):
 
 
 def test_digits_in_float32():
-    """At most 3 of the 7.2 digits go where the mean is 1e4 times the spread; norms say they fail."""
+    """At most 3 of 7.2 digits go where the mean is 1e4 times the spread; norms say they fail."""
     found = digits(1e4)
     norms, status = found.pop("SquaredNorms alone")
     assert status == "below rounding"
