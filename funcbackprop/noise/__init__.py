@@ -1,7 +1,45 @@
 """What the statistics mean: gradient variance and the noise scale."""
 
+from .batch_size import BatchSizeTest, inner_product_test, norm_test, orthogonality_test
 from .estimate import Estimate, jackknife
+from .geometry import Confusion, Diversity, Stiffness, confusion, diversity, stiffness
 from .moments import Moments, moments
+from .recommend import Recommendation, recommend_batch_size
+from .schedules import EarlyStopping, adascale_gain, cabs, early_stopping
+from .signal import CoordinateRatio, gsnr, normalised_variance
+from .spectrum import CovarianceSpectrum, EffectiveRank, covariance_spectrum, effective_rank
 from .status import STATUS
+from .tail import TailIndex, tail_index
 
-__all__ = ["STATUS", "Estimate", "Moments", "jackknife", "moments"]
+__all__ = [
+    "STATUS",
+    "BatchSizeTest",
+    "Confusion",
+    "CoordinateRatio",
+    "CovarianceSpectrum",
+    "Diversity",
+    "EarlyStopping",
+    "EffectiveRank",
+    "Estimate",
+    "Moments",
+    "Recommendation",
+    "Stiffness",
+    "TailIndex",
+    "adascale_gain",
+    "cabs",
+    "confusion",
+    "covariance_spectrum",
+    "diversity",
+    "early_stopping",
+    "effective_rank",
+    "gsnr",
+    "inner_product_test",
+    "jackknife",
+    "moments",
+    "norm_test",
+    "normalised_variance",
+    "orthogonality_test",
+    "recommend_batch_size",
+    "stiffness",
+    "tail_index",
+]

@@ -23,6 +23,52 @@ STATUS = {
         "The unbiased |G|^2 is zero or negative: the mean gradient cannot be told from zero with "
         "these examples, so the noise scale has no upper bound. Use more examples.",
     ),
+    30: (
+        "error not known",
+        "The number is usable, but its standard error cannot be had from what was given: the "
+        "documentation of the function says which statistic would give it, if any does. A "
+        "jackknife needs at least three examples.",
+    ),
+    31: (
+        "zero mean gradient",
+        "The mean gradient is exactly zero, so no batch size can pass the test.",
+    ),
+    32: (
+        "loss not above its optimum",
+        "The mean loss is not above `optimum`, the smallest that it can be, so there is nothing to "
+        "gain and no batch size follows.",
+    ),
+    33: (
+        "gain out of range",
+        "The true gain is between 1 and the number of replicas; the estimate is outside because "
+        "the unbiased |G|^2 is not above zero. Use more examples, or average S and |G|^2 over "
+        "steps.",
+    ),
+    34: (
+        "coordinate without spread",
+        "In some coordinate all gradients are equal and not zero, so its ratio, and the mean, is "
+        "infinite or extreme.",
+    ),
+    35: (
+        "unequal weights",
+        "This estimator has no weighted form: give weights of 0 and 1 only.",
+    ),
+    36: (
+        "extreme value",
+        "A minimum over pairs has no standard error: it falls as examples are added, so compare "
+        "only minima over equal numbers of examples.",
+    ),
+    37: (
+        "spectrum not above zero",
+        "The unbiased tr(Sigma^2) is zero: no two differences of gradients have an inner product, "
+        "so these examples do not bound the effective rank. Use more examples.",
+    ),
+    38: ("no spread", "All gradients are equal (or zero), so this ratio is 0/0."),
+    39: (
+        "too few examples",
+        "The estimator needs more examples of positive weight: four for tr(Sigma^2), two blocks "
+        "for a tail index, two gradients that are not zero for a cosine.",
+    ),
 }
 
 

@@ -1,0 +1,262 @@
+"""The numbers of each example, and the delete-one jackknife of what follows from them.
+
+With W = sum w, a_j = w_j/(W - w_j), d_j = <g_j - gbar, gbar> and e_j = |g_j - gbar|^2, leaving
+example j out gives
+
+    |gbar_-j|^2 = |gbar|^2 - 2 a_j d_j + a_j^2 e_j,
+    sum_{i != j} w_i |g_i - gbar_-j|^2 = sum_i w_i e_i - w_j (1 + a_j) e_j,
+
+so that nothing of the size of the mean cancels, and all n values cost O(n).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..contract import checked_weights, wide
+from ..per_example import total
+from ..per_example.numbers import abs2
+from .estimate import Estimate, quantile
+from .moments import Moments, moments
+from .status import STATUS, first_that_holds
+
+# Student's quantiles at 1/freedom, between which `student` interpolates.
+_FREEDOM = (*range(1, 61), 100, 200)
+_INVERSE = (0.0, *(1 / f for f in reversed(_FREEDOM)))
+_QUANTILES = (quantile(), *(quantile(f) for f in reversed(_FREEDOM)))
+# A sum that cancels to fewer than this many unit roundoffs has lost two digits or more.
+_RESOLVED = 256
+_NO_GRADIENT = next(c for c, (name, _) in STATUS.items() if name == "gradient not above zero")
+
+
+class Rows(NamedTuple):
+    """What is known of each example, padding made 0.
+
+    Attributes:
+      weights: [B], the largest 1.
+      sq_mean: |gbar|^2.
+      moments: of all examples.
+      along: d_i, [B]; None without `inner`.
+      sq_deviations: e_i, [B]; None if they do not follow from what was given.
+      sq_norms: |g_i|^2, [B]; None if they were not given.
+      by_pairs: whether the moments' |G|^2 is the weighted mean over pairs, as from `sq_norms`; the
+        other form, |gbar|^2 - S sum w^2/(sum w)^2, differs from it if the weights are unequal.
+    """
+
+    weights: jax.Array
+    sq_mean: jax.Array
+    moments: Moments
+    along: Any = None
+    sq_deviations: Any = None
+    sq_norms: Any = None
+    by_pairs: bool = True
+
+    @property
+    def kept(self):
+        return self.weights > 0
+
+
+class LeftOut(NamedTuple):
+    """S, |gbar|^2 and the unbiased |G|^2 with one example left out, each [B]."""
+
+    S: jax.Array
+    sq_mean: jax.Array
+    sq_gradient_norm: jax.Array
+
+
+def rows(caller: str, mean: Any, *, inner: Any = None, weights: Any = None, **spread: Any) -> Rows:
+    """The checked numbers of each example; `spread` as in `moments`."""
+    given = {name: tree for name, tree in spread.items() if tree is not None}
+    if not given:
+        raise ValueError(
+            f"`{caller}`: the spread of the gradients is needed: pass `sq_norms`, `sq_deviations` "
+            "or `variance`, measured with funcbackprop.gradient_statistics"
+        )
+    variance = given.pop("variance", None)
+    columns = given if inner is None else {**given, "inner": inner}
+    columns = {name: per_example(caller, name, tree, mean) for name, tree in columns.items()}
+    weights = common_weights(caller, columns, weights)
+    kept = weights > 0
+    columns = {name: jnp.where(kept, x, 0) for name, x in columns.items()}
+    sq_mean = sq_norm(mean)
+    along = jnp.where(kept, columns["inner"] - sq_mean, 0) if "inner" in columns else None
+    deviations = columns.get("sq_deviations")
+    if deviations is None and along is not None and "sq_norms" in columns:
+        deviations = jnp.where(kept, columns["sq_norms"] - sq_mean - 2 * along, 0)
+    sq_norms = columns.get("sq_norms")
+    by_pairs = variance is None and "sq_deviations" not in columns
+    columns.pop("inner", None)
+    if variance is not None:
+        columns["variance"] = variance
+    found = moments(mean, weights=weights, **columns)._replace(per_leaf=None)
+    return Rows(scaled(weights), sq_mean, found, along, deviations, sq_norms, by_pairs)
+
+
+def left_out(r: Rows) -> LeftOut | None:
+    """The moments with each example left out; None where `along` or `sq_deviations` is missing."""
+    if r.along is None or r.sq_deviations is None:
+        return None
+    w, d, e = r.weights, r.along, r.sq_deviations
+    rest = jnp.sum(w) - w
+    a = w / rest
+    sq_mean = resolved(r.sq_mean, -2 * a * d, a**2 * e)
+    scatter = resolved(jnp.sum(w * e), -w * (1 + a) * e)
+    squares = jnp.sum(w**2) - w**2
+    S = scatter / (rest - squares / rest)
+    if not r.by_pairs:
+        return LeftOut(S, sq_mean, sq_mean - S * squares / rest**2)
+    # sum w^2 (|g_i|^2 - |gbar_-j|^2), which the products of different examples lack.
+    own = jnp.sum(w**2 * (e + 2 * d)) - w**2 * (e + 2 * d) + squares * (r.sq_mean - sq_mean)
+    return LeftOut(S, sq_mean, sq_mean - own / (rest**2 - squares))
+
+
+def resolved(*terms: Any) -> jax.Array:
+    """The sum of terms; NaN where they cancel so far that rounding is left.
+
+    So it is if one example is all of the spread, or of the mean, and is left out.
+    """
+    value, size = sum(terms), sum(map(jnp.abs, terms))
+    rounding = _RESOLVED * jnp.finfo(jnp.result_type(value)).eps * size
+    return jnp.where(jnp.abs(value) < rounding, jnp.nan, value)
+
+
+def delete_one(whole: Any, values: Any, kept: Any) -> jax.Array:
+    """Jackknife standard error of `whole` from `values` [B], those with one example left out.
+
+    ((n - 1)/n sum_j (t_-j - mean t_-)^2)^(1/2) over the n rows kept, as for examples that are drawn
+    together with their weights. NaN for fewer than two.
+    """
+    n = jnp.sum(kept)
+    change = jnp.where(kept, values - whole, 0)
+    centred = jnp.where(kept, change - jnp.sum(change) / n, 0)
+    return jnp.sqrt(jnp.where(n > 1, (n - 1) / n * jnp.sum(centred**2), jnp.nan))
+
+
+def student(freedom: Any) -> jax.Array:
+    """The 97.5 % quantile of Student's law for a traced number of degrees of freedom."""
+    inverse = 1 / jnp.maximum(freedom, 1)
+    return jnp.interp(inverse, jnp.array(_INVERSE), jnp.array(_QUANTILES))
+
+
+def plain(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
+    """value -/+ Student's quantile times the jackknife error; `values` None: no error is known."""
+    return symmetric(value, _error(value, values, kept), jnp.sum(kept) - 1, status)
+
+
+def symmetric(value: Any, error: Any, freedom: Any, status: Any) -> Estimate:
+    half = student(freedom) * error
+    return estimate(value, error, value - half, value + half, status)
+
+
+def positive(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
+    """The same on the log scale, for what cannot be negative and is skewed to the right.
+
+    Where an estimate, with all examples or with one left out, is not above 0: `plain`.
+    """
+    known = plain(value, values, kept, status)
+    if values is None:
+        return known
+    usable = (value > 0) & jnp.all(jnp.where(kept, values > 0, True))
+    log = lambda x: jnp.log(jnp.where(usable & (x > 0), x, 1))  # noqa: E731
+    error = delete_one(log(value), log(values), kept)
+    factor = jnp.exp(student(jnp.sum(kept) - 1) * error)
+    on_logs = estimate(value, value * error, value / factor, value * factor, status)
+    return choose(usable, on_logs, known)
+
+
+def choose(condition: Any, a: Estimate, b: Estimate) -> Estimate:
+    """`a` where the condition holds, else `b`."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def reciprocal(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
+    """1/value, from an interval of `value`, which may reach 0: then unbounded above.
+
+    For ratios whose denominator is the noisy part: the upper limit is infinite where the
+    denominator is not significantly above 0.
+    """
+    known = plain(value, values, kept, status)
+    invert = lambda x: jnp.where(x <= 0, jnp.inf, 1 / jnp.where(x <= 0, 1, x))  # noqa: E731
+    error = jnp.where(value > 0, known.standard_error / value**2, jnp.nan)
+    whole, lower, upper = map(invert, (value, known.upper, known.lower))
+    return Estimate(whole, error, lower, upper, known.status)
+
+
+def _error(whole, values, kept):
+    return (
+        jnp.full(jnp.shape(whole), jnp.nan) if values is None else delete_one(whole, values, kept)
+    )
+
+
+def estimate(value: Any, error: Any, lower: Any, upper: Any, status: Any) -> Estimate:
+    """An `Estimate`; status `error not known` where there is a value without an error."""
+    silent = (status == 0) & jnp.isnan(error)
+    code = first_that_holds((silent, "error not known"))
+    return Estimate(value, error, lower, upper, jnp.where(silent, code, status).astype(jnp.int32))
+
+
+def scaled_by(factor: Any, e: Estimate) -> Estimate:
+    """An estimate in another unit; `factor` is above 0."""
+    numbers = (factor * x for x in (e.value, e.standard_error, e.lower, e.upper))
+    value, standard_error, lower, upper = numbers
+    return Estimate(value, standard_error, lower, upper, e.status)
+
+
+def spread_status(m: Moments) -> jax.Array:
+    """The status of S alone: a |G|^2 that is not above zero is no fault of the spread."""
+    return jnp.where(m.status == _NO_GRADIENT, 0, m.status)
+
+
+def first_problem(status: Any, *conditions: tuple[Any, str]) -> jax.Array:
+    """`status` where it is not 0, else the first condition that holds."""
+    return jnp.where(status != 0, status, first_that_holds(*conditions))
+
+
+def per_example(caller: str, name: str, tree: Any, mean: Any) -> jax.Array:
+    """One number for each example, [B], added up over leaves; ValueError for another form."""
+    shapes = sorted({jnp.shape(leaf) for leaf in jax.tree.leaves(tree)})
+    like_mean = jax.tree.structure(tree) == jax.tree.structure(mean)
+    if len(shapes) != 1 or len(shapes[0]) != 1 or not (like_mean or _one_leaf(tree)):
+        raise ValueError(
+            f"`{caller}`: `{name}` must be one array [B] or a tree like `mean` with leaves [B], "
+            f"got leaves of shapes {shapes}"
+        )
+    return jnp.asarray(total(jax.tree.map(wide, tree)))
+
+
+def common_weights(caller: str, columns: dict, weights: Any) -> jax.Array:
+    """The checked weights [B]; ValueError where the numbers of examples differ."""
+    sizes = {name: len(x) for name, x in columns.items()}
+    if weights is not None:
+        sizes["weights"] = len(jnp.asarray(weights))
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"`{caller}`: the number of examples B must be the same everywhere, got {sizes}"
+            if sizes
+            else f"`{caller}`: `variance` does not tell the number of examples; pass `weights` too "
+            "(ones [B] if the examples count alike)"
+        )
+    return jnp.asarray(checked_weights(weights, next(iter(sizes.values())), caller))
+
+
+def scaled(weights: Any) -> jax.Array:
+    """Weights whose largest is 1, so that their squares neither over- nor underflow."""
+    weights = jnp.asarray(weights)
+    return weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
+
+
+def sq_norm(tree: Any) -> jax.Array:
+    """|g|^2 over all leaves."""
+    return jnp.asarray(total(jax.tree.map(lambda x: jnp.sum(abs2(wide(x))), tree)))
+
+
+def _one_leaf(tree):
+    return jax.tree_util.all_leaves([tree])
+
+
+def above_zero(caller: str, **values: Any) -> None:
+    """ValueError where a number (one that is not traced) is not above 0."""
+    for name, x in values.items():
+        if isinstance(x, int | float) and not x > 0:
+            raise ValueError(f"`{caller}`: `{name}` must be above 0, got {x!r}")
