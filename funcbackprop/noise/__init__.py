@@ -1,5 +1,6 @@
 """What the statistics mean: gradient variance and the noise scale."""
 
+from . import reduction
 from .batch_size import BatchSizeTest, inner_product_test, norm_test, orthogonality_test
 from .estimate import Estimate, jackknife
 from .geometry import Confusion, Diversity, Stiffness, confusion, diversity, stiffness
@@ -40,6 +41,7 @@ __all__ = [
     "normalised_variance",
     "orthogonality_test",
     "recommend_batch_size",
+    "reduction",
     "stiffness",
     "tail_index",
 ]

@@ -69,6 +69,27 @@ STATUS = {
         "The estimator needs more examples of positive weight: four for tr(Sigma^2), two blocks "
         "for a tail index, two gradients that are not zero for a cosine.",
     ),
+    40: (
+        "probability not positive",
+        "A sampling probability or a weight is not above zero and finite, so the estimate would "
+        "be biased. Mix probabilities with uniform ones: "
+        "reduction.norm_probabilities(norms, mix=0.1).",
+    ),
+    41: (
+        "no variance to reduce",
+        "The gradients that are compared do not vary over the examples, so a ratio of variances, "
+        "or a coefficient that divides by one, has no value.",
+    ),
+    42: (
+        "variance at rounding",
+        "The variance left is what rounding of the gradient makes, so it is zero for all that "
+        "can be told, and its ratio has no meaningful interval. Compute in float64 to see it.",
+    ),
+    43: (
+        "stratum of too few examples",
+        "A stratum holds too few examples to estimate the variance within it, or the error of "
+        "that; give at least three examples of each stratum, or merge strata.",
+    ),
 }
 
 
