@@ -10,6 +10,7 @@ from .check import gradient_check
 from .layers import layer_variance
 from .learning import learning_curves
 from .noise import gradient_noise, noise_scale
+from .spread import variance_by_leaf
 from .style import PALETTE, save
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "learning_curves",
     "noise_scale",
     "save",
+    "variance_by_leaf",
 ]

@@ -6,11 +6,15 @@ from .estimate import Estimate, jackknife
 from .geometry import Confusion, Diversity, Stiffness, confusion, diversity, stiffness
 from .moments import Moments, moments
 from .recommend import Recommendation, recommend_batch_size
+from .sampling import ShuffledEpochs, WithoutReplacement, WithReplacement
 from .schedules import EarlyStopping, adascale_gain, cabs, early_stopping
 from .signal import CoordinateRatio, gsnr, normalised_variance
 from .spectrum import CovarianceSpectrum, EffectiveRank, covariance_spectrum, effective_rank
+from .spread import Spread
 from .status import STATUS
 from .tail import TailIndex, tail_index
+from .variance import gradient_variance
+from .variance_result import GradientVariance, Prediction
 
 __all__ = [
     "STATUS",
@@ -22,10 +26,16 @@ __all__ = [
     "EarlyStopping",
     "EffectiveRank",
     "Estimate",
+    "GradientVariance",
     "Moments",
+    "Prediction",
     "Recommendation",
+    "ShuffledEpochs",
+    "Spread",
     "Stiffness",
     "TailIndex",
+    "WithReplacement",
+    "WithoutReplacement",
     "adascale_gain",
     "cabs",
     "confusion",
@@ -33,6 +43,7 @@ __all__ = [
     "diversity",
     "early_stopping",
     "effective_rank",
+    "gradient_variance",
     "gsnr",
     "inner_product_test",
     "jackknife",

@@ -23,6 +23,44 @@ STATUS = {
         "The unbiased |G|^2 is zero or negative: the mean gradient cannot be told from zero with "
         "these examples, so the noise scale has no upper bound. Use more examples.",
     ),
+    10: (
+        "no interval",
+        "The estimate is usable, but the data are too few to tell its error; give at least two "
+        "mini-batches, of two examples or more.",
+    ),
+    11: (
+        "unit is the batch",
+        'With unit="batch" the gradient of a single example does not exist; only numbers of the '
+        "whole mini-batch do.",
+    ),
+    12: (
+        "batches no random samples",
+        "The mini-batch means spread differently than random samples of these examples would: the "
+        "data may be sorted, or the examples of a mini-batch correlated. What is predicted from "
+        "single examples does not hold; trust `across_batches`.",
+    ),
+    13: (
+        "one draw",
+        "With one draw for each example the two parts cannot be told apart: the variance of one "
+        "example holds both. Pass draws=2 or more.",
+    ),
+    14: (
+        "within below rounding",
+        "The draws of an example differ by no more than rounding: the loss may not use its key.",
+    ),
+    15: (
+        "no spread to see",
+        "The sampling law leaves no spread between these mini-batches: there is only one, or each "
+        "holds the whole population.",
+    ),
+    16: (
+        "zero variance",
+        "All gradients are equal, so a ratio to their variance is infinite or undefined.",
+    ),
+    17: (
+        "zero gradients",
+        "Every gradient is zero in every coordinate, so the ratio is 0/0 throughout.",
+    ),
     30: (
         "error not known",
         "The number is usable, but its standard error cannot be had from what was given: the "
