@@ -13,7 +13,7 @@ from ..per_example import total
 from . import status as statuses
 
 # S is rounding when it is below this many unit roundoffs of the mean squared norm.
-_ROUNDING_FACTOR = 16
+ROUNDING_FACTOR = 16
 # Effective examples beyond the first that are rounding: one example, or a weight that dwarfs all.
 _SINGLE = 1e-5
 
@@ -160,7 +160,7 @@ def _moments(rule, sq_mean, spread, weights, eps):
     examples = jnp.sum(w) ** 2 / jnp.sum(w**2)
     several = examples > 1 + _SINGLE
     S, sq_gradient_norm, cancelled = rule(sq_mean, spread, w)
-    rounding = _ROUNDING_FACTOR * max(eps, float(jnp.finfo(S.dtype).eps)) * cancelled
+    rounding = ROUNDING_FACTOR * max(eps, float(jnp.finfo(S.dtype).eps)) * cancelled
     S, sq_gradient_norm = (jnp.where(several, x, jnp.nan) for x in (S, sq_gradient_norm))
     positive = sq_gradient_norm > 0
     unbounded = jnp.where(S > 0, jnp.inf, jnp.nan)

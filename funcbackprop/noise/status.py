@@ -61,6 +61,40 @@ STATUS = {
         "zero gradients",
         "Every gradient is zero in every coordinate, so the ratio is 0/0 throughout.",
     ),
+    20: (
+        "unbounded above",
+        "The denominator cannot be told from zero with these examples, so the ratio has no upper "
+        "limit. Use more examples.",
+    ),
+    21: (
+        "no inner products",
+        "The values are usable, but standard errors need the inner products with the mean: measure "
+        "funcbackprop.InnerWithMean() and pass it as `inner`.",
+    ),
+    22: (
+        "one part",
+        "Only one part, so no spread between parts can be seen; split the batch in more parts, or "
+        "measure funcbackprop.SquaredNorms() and funcbackprop.InnerWithMean().",
+    ),
+    23: (
+        "too few to leave one out",
+        "The values are usable, but standard errors need at least three examples or parts.",
+    ),
+    24: (
+        "unbounded",
+        "The denominator cannot be told from zero with these examples, so the ratio may be any "
+        "number. Use more examples.",
+    ),
+    25: (
+        "no spread of single examples",
+        "The values are usable, but elementwise variances tell no standard errors: measure "
+        "`noise_scale` of the loss from funcbackprop.noise.preconditioned_loss.",
+    ),
+    26: (
+        "no step taken",
+        "The optimizer's second moments are zero or not above zero somewhere, so the "
+        "preconditioner is not finite; take at least one step.",
+    ),
     30: (
         "error not known",
         "The number is usable, but its standard error cannot be had from what was given: the "

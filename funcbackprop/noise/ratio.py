@@ -1,0 +1,150 @@
+"""The interval of a ratio of two correlated estimates, by Fieller's theorem."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats as distributions
+
+from . import status as statuses
+from .estimate import LEVEL, Estimate
+
+# Degrees of freedom at which Student's quantile is tabulated; between them 1/freedom is linear.
+_FREEDOM = np.array([1, 1.2, 1.5, 1.75, *range(2, 31), 35, 40, 50, 70, 100, 200, np.inf])
+_QUANTILES = distributions.t(_FREEDOM).ppf(1 - (1 - LEVEL) / 2)
+
+
+class Covariance(NamedTuple):
+    """Variances of a numerator and a denominator, and their covariance.
+
+    All are divided by `scale`^2, so that fourth powers of gradients neither over- nor underflow.
+    """
+
+    numerator: chex.Array
+    denominator: chex.Array
+    both: chex.Array
+    scale: chex.Array
+
+
+def covariance_of(numerator, denominator, moves_n, moves_d, factor) -> Covariance:
+    """By the jackknife: factor times the sums of products of the moves [n] when one is left out."""
+    scale = jnp.abs(numerator) + jnp.abs(denominator)
+    scale = jnp.where(scale > 0, scale, 1)
+    n, d = moves_n / scale, moves_d / scale
+    v_n, v_d, v = (factor * jnp.sum(x * y) for x, y in ((n, n), (d, d), (n, d)))
+    return Covariance(v_n, v_d, v, scale)
+
+
+def unknown_covariance(numerator, denominator) -> Covariance:
+    """NaN: values without standard errors."""
+    nan = jnp.full((1,), jnp.nan)
+    return covariance_of(numerator, denominator, nan, nan, 1.0)
+
+
+def student(freedom: Any) -> chex.Array:
+    """The 97.5 % quantile of Student's distribution, for a number of degrees that may be traced.
+
+    Relative error below 1e-3; exact at the integers up to 30. Below one degree: that of one.
+
+    >>> print(f"{student(4):.3f} {student(1e9):.3f}")
+    2.776 1.960
+    """
+    inverse = 1 / jnp.maximum(jnp.asarray(freedom, jnp.result_type(float)), 1)
+    return jnp.interp(inverse, jnp.asarray(1 / _FREEDOM[::-1]), jnp.asarray(_QUANTILES[::-1]))
+
+
+def around(value: Any, error: Any, q: Any, status: Any = 0) -> Estimate:
+    """value -/+ q standard errors."""
+    value, error = jnp.broadcast_arrays(value, error)
+    status = jnp.broadcast_to(jnp.asarray(status, jnp.int32), value.shape)
+    return Estimate(value, error, value - q * error, value + q * error, status)
+
+
+def ratio(numerator: Any, denominator: Any, covariance: Covariance, q: Any, status: Any = 0):
+    """numerator/denominator with Fieller's interval (1954): all r with (n - r d)^2 <= q^2 Var.
+
+    Where d is less than q standard errors from 0 the set is not bounded; then the limits are
+    infinite, with status "unbounded". The standard error is that of the delta method.
+
+    Args:
+      status: codes of what is wrong already; they are kept.
+    """
+    v_n, v_d, v, scale = covariance
+    n, d = numerator / scale, denominator / scale
+    a, b, c = n**2 - q**2 * v_n, n * d - q**2 * v, d**2 - q**2 * v_d
+    root = jnp.sqrt(jnp.maximum(b**2 - a * c, 0))
+    bounded = c > 0
+    safe = jnp.where(bounded, c, 1)
+    unknown = ~jnp.isfinite(a + b + c)
+    lower, upper = (
+        jnp.where(unknown, jnp.nan, jnp.where(bounded, (b + s * root) / safe, s * jnp.inf))
+        for s in (-1, 1)
+    )
+    status = _first(status, statuses.first_that_holds((~bounded & ~unknown, "unbounded")))
+    value = jnp.where(d != 0, n / jnp.where(d != 0, d, 1), jnp.nan)
+    return Estimate(value, _delta(n, d, v_n, v_d, v), lower, upper, status)
+
+
+def positive_ratio(numerator, denominator, covariance, q, share, status) -> Estimate:
+    """S/|G|^2 with an interval in [0, inf], the variance taken at the ratio in question.
+
+    The interval is the set of r >= 0 with (S - r |G|^2)^2 <= q^2 Var(S - r |G|^2), Fieller's. But
+    the variance of the unbiased |G|^2 is not a constant: it is close to 4 lambda |gbar|^2 share,
+    where lambda is the variance of one example in the direction of gbar and
+    E|gbar|^2 = |G|^2 + share S. So for the ratio r = 1/t the jackknife variance of |G|^2 is
+    multiplied by (t S + share S)/|gbar|^2. The condition remains a quadratic one in r.
+
+    Where even then no r >= 0 is left, lambda is taken as large as it can be, S; so the lower limit
+    is always a number.
+
+    Args:
+      numerator, denominator: S and the unbiased |G|^2, which may be negative.
+      covariance: of these two, by the jackknife.
+      q: quantile.
+      share: sum w^2/(sum w)^2, which is 1/n for equal weights: |gbar|^2 = |G|^2 + share S.
+      status: codes of what is wrong already; they are kept.
+    """
+    v_n, v_d, v, scale = covariance
+    n, d = numerator / scale, denominator / scale
+    sq_mean = d + share * n
+    slope = jnp.where(sq_mean > 0, v_d / jnp.where(sq_mean > 0, sq_mean, 1), 4 * share * n)
+    a, b, c, root = _quadratic(n, d, v_n, v, q, share, slope)
+    empty = (a > 0) & ~(b + root > 0)
+    slope = jnp.where(empty, 4 * share * n, slope)
+    a, b, c, root = _quadratic(n, d, v_n, v, q, share, slope)
+    there = b + root > 0
+    lower = jnp.where(there, jnp.maximum(a, 0) / jnp.where(there, b + root, 1), 0)
+    bounded = (c > 0) & (d > 0)
+    upper = jnp.where(bounded, (b + root) / jnp.where(bounded, c, 1), jnp.inf)
+    unknown = ~jnp.isfinite(a + b + c)
+    lower, upper = (jnp.where(unknown, jnp.nan, x) for x in (lower, upper))
+    positive = d > 0
+    beyond = jnp.where(n > 0, jnp.inf, jnp.nan)
+    value = jnp.where(positive, n / jnp.where(positive, d, 1), beyond)
+    value = jnp.where(jnp.isfinite(n + d), value, jnp.nan)
+    error = jnp.where(positive, _delta(n, d, v_n, v_d, v), jnp.nan)
+    new = statuses.first_that_holds(
+        (d <= 0, "gradient not above zero"), (~bounded & ~unknown, "unbounded above")
+    )
+    return Estimate(value, error, lower, upper, _first(status, new))
+
+
+def _quadratic(n, d, v_n, v, q, share, slope):
+    """Coefficients of a - 2 b r + c r^2 <= 0, and sqrt(b^2 - a c)."""
+    a = n**2 - q**2 * v_n
+    b = n * d - q**2 * (v - slope * n / 2)
+    c = d**2 - q**2 * slope * share * n
+    return a, b, c, jnp.sqrt(jnp.maximum(b**2 - a * c, 0))
+
+
+def _delta(n, d, v_n, v_d, v):
+    there = d != 0
+    safe = jnp.where(there, d, 1)
+    r = n / safe
+    variance = jnp.maximum(v_n - 2 * r * v + r**2 * v_d, 0)
+    return jnp.where(there, jnp.sqrt(variance) / jnp.abs(safe), jnp.nan)
+
+
+def _first(status, new):
+    return jnp.where(jnp.asarray(status) == 0, new, status).astype(jnp.int32)
