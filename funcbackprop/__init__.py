@@ -43,8 +43,24 @@ _CONTENTS = {
         "check_gradients",
         "check_separable",
     ),
+    "noise": (
+        "ShuffledEpochs",
+        "WithReplacement",
+        "WithoutReplacement",
+        "gradient_variance",
+    ),
 }
-_ROOMS = ("check", "graph", "losses", "models", "noise", "per_example", "reference", "training")
+_ROOMS = (
+    "check",
+    "curvature",
+    "graph",
+    "losses",
+    "models",
+    "noise",
+    "per_example",
+    "reference",
+    "training",
+)
 _HOME = {name: room for room, names in _CONTENTS.items() for name in names}
 
 __all__ = sorted((*_HOME, *_ROOMS))  # pyright: ignore[reportUnsupportedDunderAll]
@@ -52,6 +68,7 @@ __all__ = sorted((*_HOME, *_ROOMS))  # pyright: ignore[reportUnsupportedDunderAl
 if TYPE_CHECKING:
     # The same names for editors and type checkers; tests/test_imports.py holds the two together.
     from . import check as check
+    from . import curvature as curvature
     from . import graph as graph
     from . import losses as losses
     from . import models as models
@@ -67,6 +84,10 @@ if TYPE_CHECKING:
     from .contract import attach_keys as attach_keys
     from .contract import example_loss as example_loss
     from .contract import one_example as one_example
+    from .noise import ShuffledEpochs as ShuffledEpochs
+    from .noise import WithoutReplacement as WithoutReplacement
+    from .noise import WithReplacement as WithReplacement
+    from .noise import gradient_variance as gradient_variance
     from .per_example import ClippedMean as ClippedMean
     from .per_example import Gram as Gram
     from .per_example import Histogram as Histogram

@@ -25,7 +25,7 @@ from funcbackprop.noise import (
     parts,
     spread,
 )
-from funcbackprop.noise.tally import Tally
+from funcbackprop.noise.across_batches.tally import Tally
 
 CODES = {name: code for code, (name, _) in STATUS.items()}
 TWO_LEAVES = {"a": np.zeros(2), "b": np.zeros(3)}

@@ -14,7 +14,7 @@ from tolerances import Z_MAX, assert_agree
 
 import funcbackprop as fb
 from funcbackprop.noise import STATUS, moments, noise_scale, noise_scale_of_batches
-from funcbackprop.noise.ratio import Covariance, ratio, student
+from funcbackprop.noise.scale.ratio import Covariance, ratio, student
 
 SPLIT = 2  # the leaf "a" has so many of the coordinates
 

@@ -1,26 +1,31 @@
 """What the statistics mean: gradient variance and the noise scale."""
 
 from . import reduction
-from .batch_size import BatchSizeTest, inner_product_test, norm_test, orthogonality_test
-from .curved import CurvatureNoiseScale, curvature_noise_scale
+from .across_batches.result import GradientVariance, Prediction
+from .across_batches.sampling import ShuffledEpochs, WithoutReplacement, WithReplacement
+from .across_batches.spread import Spread
+from .across_batches.variance import gradient_variance
+from .batch_size.criteria import BatchSizeTest, inner_product_test, norm_test, orthogonality_test
+from .batch_size.recommend import Recommendation, recommend_batch_size
+from .batch_size.schedules import EarlyStopping, adascale_gain, cabs, early_stopping
 from .estimate import Estimate, jackknife
-from .geometry import Confusion, Diversity, Stiffness, confusion, diversity, stiffness
+from .geometry.directions import Confusion, Diversity, Stiffness, confusion, diversity, stiffness
+from .geometry.signal import CoordinateRatio, gsnr, normalised_variance
+from .geometry.spectrum import (
+    CovarianceSpectrum,
+    EffectiveRank,
+    covariance_spectrum,
+    effective_rank,
+)
+from .geometry.tail import TailIndex, tail_index
 from .moments import Moments, moments
-from .preconditioned import preconditioned_loss, preconditioned_noise_scale
-from .preconditioner import preconditioner
-from .recommend import Recommendation, recommend_batch_size
-from .sampling import ShuffledEpochs, WithoutReplacement, WithReplacement
-from .scale import noise_scale
-from .scale_of_parts import noise_scale_of_batches
-from .scale_result import NoiseScale
-from .schedules import EarlyStopping, adascale_gain, cabs, early_stopping
-from .signal import CoordinateRatio, gsnr, normalised_variance
-from .spectrum import CovarianceSpectrum, EffectiveRank, covariance_spectrum, effective_rank
-from .spread import Spread
+from .scale.batches import noise_scale_of_batches
+from .scale.curved import CurvatureNoiseScale, curvature_noise_scale
+from .scale.examples import noise_scale
+from .scale.preconditioned import preconditioned_loss, preconditioned_noise_scale
+from .scale.preconditioner import preconditioner
+from .scale.result import NoiseScale
 from .status import STATUS
-from .tail import TailIndex, tail_index
-from .variance import gradient_variance
-from .variance_result import GradientVariance, Prediction
 
 __all__ = [
     "STATUS",

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
-from .. import tables
-from ..files import json_safe
-from . import show
-from . import status as statuses
-from .batch_size import inner_product_test_of, norm_test_of, orthogonality_test_of
-from .estimate import Estimate
-from .geometry import diversity_of
-from .leave_one_out import above_zero, common_weights, left_out, per_example, reciprocal, rows
-from .pairs import pairs
+from ... import tables
+from ...files import json_safe
+from .. import show
+from .. import status as statuses
+from ..estimate import Estimate
+from ..geometry.directions import diversity_of
+from ..geometry.pairs import pairs
+from ..leave_one_out import above_zero, common_weights, left_out, per_example, reciprocal, rows
+from .criteria import inner_product_test_of, norm_test_of, orthogonality_test_of
 from .schedules import cabs_of
 
 

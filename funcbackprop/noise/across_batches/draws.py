@@ -6,8 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..contract import Loss
-from ..per_example import Variance, gradient_statistics
+from ...contract import Loss
+from ...per_example import Variance, gradient_statistics
 
 
 def has_keys(batch: chex.ArrayTree) -> bool:

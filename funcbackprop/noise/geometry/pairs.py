@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..contract import checked_weights, wide
-from ..per_example import total
-from .leave_one_out import scaled, spread_status
-from .moments import moments
+from ...contract import checked_weights, wide
+from ...per_example import total
+from ..leave_one_out import scaled, spread_status
+from ..moments import moments
 
 
 class Pairs(NamedTuple):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
-from . import show
-from . import status as statuses
-from .estimate import Estimate
-from .leave_one_out import (
+from .. import show
+from .. import status as statuses
+from ..estimate import Estimate
+from ..leave_one_out import (
     Rows,
     first_problem,
     left_out,

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from ..contract import checked_weights, wide
+from ...contract import checked_weights, wide
+from .. import status as statuses
+from ..moments import ROUNDING_FACTOR
 from . import left_out
-from . import status as statuses
 from .left_out import Design
-from .moments import ROUNDING_FACTOR
 from .ratio import around, positive_ratio, unknown_covariance
-from .scale_result import NoiseScale
+from .result import NoiseScale
 
 
 class Sums(NamedTuple):
@@ -58,7 +58,7 @@ def noise_scale(
     both unbiased for independent examples; with equal weights the first divisor is n - 1, and
     |G|^2 = |gbar|^2 - S/n. All is computed from deviations from the mean. Standard errors are those
     of the delete-one jackknife, in O(n). The interval of B_simple is Fieller's, with the variance
-    taken at the ratio in question (`funcbackprop.noise.ratio`); its upper limit is infinite where
+    taken at the ratio in question; its upper limit is infinite where
     |G|^2 cannot be told from zero.
 
     Args:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..contract import leaf_names, same_structure
-from ..files import json_safe
-from ..per_example.numbers import abs2
-from ..tables import number
-from . import show
-from . import status as statuses
-from .leave_one_out import common_weights, first_that_holds, scaled
+from ...contract import leaf_names, same_structure
+from ...files import json_safe
+from ...per_example.numbers import abs2
+from ...tables import number
+from .. import show
+from .. import status as statuses
+from ..leave_one_out import common_weights, first_that_holds, scaled
 
 # Effective examples beyond the first that are rounding, as in `moments`.
 _SINGLE = 1e-5

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from ..contract import batch_size, checked_weights
+from ...contract import batch_size, checked_weights
 
 _CALLER = "gradient_variance"
 

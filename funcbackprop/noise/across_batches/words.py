@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import tables
-from ..tables import number
-from . import status as statuses
+from ... import tables
+from ...tables import number
+from .. import status as statuses
 
 if TYPE_CHECKING:
-    from .estimate import Estimate
-    from .variance_result import GradientVariance
+    from ..estimate import Estimate
+    from .result import GradientVariance
 
 _LONGEST_NAME = 26
 # Statuses without a line of their own: they are explained elsewhere, or need no explanation.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats as distributions
 
-from . import status as statuses
-from .estimate import LEVEL, Estimate
+from .. import status as statuses
+from ..estimate import LEVEL, Estimate
 
 # Degrees of freedom at which Student's quantile is tabulated; between them 1/freedom is linear.
 _FREEDOM = np.array([1, 1.2, 1.5, 1.75, *range(2, 31), 35, 40, 50, 70, 100, 200, np.inf])

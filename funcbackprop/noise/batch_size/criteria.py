@@ -6,10 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from . import show
-from . import status as statuses
-from .estimate import Estimate
-from .leave_one_out import (
+from .. import show
+from .. import status as statuses
+from ..estimate import Estimate
+from ..geometry.pairs import Pairs, pairs
+from ..leave_one_out import (
     Rows,
     above_zero,
     first_problem,
@@ -19,7 +20,6 @@ from .leave_one_out import (
     rows,
     spread_status,
 )
-from .pairs import Pairs, pairs
 
 
 class BatchSizeTest(NamedTuple):

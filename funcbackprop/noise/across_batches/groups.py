@@ -12,9 +12,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..contract import Loss, differentiable, scalar_loss
-from ..per_example import Variance, gradient_statistics
-from ..per_example.numbers import abs2, ratio
+from ...contract import Loss, differentiable, scalar_loss
+from ...per_example import Variance, gradient_statistics
+from ...per_example.numbers import abs2, ratio
 from .draws import nested_state
 
 State = dict[str, Any]

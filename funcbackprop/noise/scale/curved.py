@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import tables
-from ..contract import Loss, batch_size, checked_weights, wide
-from ..curvature import hvp
-from ..files import json_safe
-from ..per_example import Mean, WeightedSum, gradient_statistics
-from . import status as statuses
-from .estimate import Estimate
+from ... import tables
+from ...contract import Loss, batch_size, checked_weights, wide
+from ...curvature import hvp
+from ...files import json_safe
+from ...per_example import Mean, WeightedSum, gradient_statistics
+from .. import status as statuses
+from ..estimate import Estimate
 from .ratio import around, covariance_of, ratio, student
 
 _MIN_PARTS = 4  # three are left when one is left out

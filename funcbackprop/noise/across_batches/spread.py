@@ -6,8 +6,8 @@ import chex
 import jax.numpy as jnp
 from scipy import stats as distributions
 
-from . import estimate, status
-from .estimate import Estimate
+from .. import estimate, status
+from ..estimate import Estimate
 from .parts import Parts, Setup
 
 # Two ways to one variance disagree where they are this many standard errors apart.

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import tables
-from ..contract import batch_size, checked_weights, wide
-from . import show
-from . import status as statuses
-from .estimate import Estimate, quantile
-from .leave_one_out import estimate, first_that_holds, scaled
+from ... import tables
+from ...contract import batch_size, checked_weights, wide
+from .. import show
+from .. import status as statuses
+from ..estimate import Estimate, quantile
+from ..leave_one_out import estimate, first_that_holds, scaled
 
 
 class Beside(NamedTuple):

@@ -6,10 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from . import show
-from . import status as statuses
-from .estimate import Estimate, unknown
-from .leave_one_out import choose, first_problem, plain, positive, scaled_by
+from .. import show
+from .. import status as statuses
+from ..estimate import Estimate, unknown
+from ..leave_one_out import choose, first_problem, plain, positive, scaled_by
 from .pairs import Pairs, pairs
 
 # Fewest examples for four different ones.

@@ -6,11 +6,11 @@ import chex
 import jax
 import numpy as np
 
-from .. import tables
-from ..contract import leaf_names
-from ..files import json_safe
-from . import status as statuses
-from .estimate import Estimate
+from ... import tables
+from ...contract import leaf_names
+from ...files import json_safe
+from .. import status as statuses
+from ..estimate import Estimate
 
 _HEADERS = ("", "S", "|G|²", "B_simple (examples)", "95 % interval", "status")
 

@@ -6,12 +6,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..contract import same_structure
-from ..per_example.numbers import abs2
-from . import show
-from . import status as statuses
-from .estimate import Estimate
-from .leave_one_out import (
+from ...contract import same_structure
+from ...per_example.numbers import abs2
+from .. import show
+from .. import status as statuses
+from ..estimate import Estimate
+from ..leave_one_out import (
     Rows,
     above_zero,
     common_weights,

@@ -7,12 +7,12 @@ import chex
 import jax
 import numpy as np
 
-from ..files import json_safe
-from .estimate import Estimate
+from ...files import json_safe
+from ..estimate import Estimate
 from .parts import Parts, Setup
 from .sampling import Sampling, checked_size
 from .spread import Spread, disagree, estimated, positive, reasons
-from .variance_words import sentences, table
+from .words import sentences, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,6 +167,6 @@ class GradientVariance:
 
     def plot(self) -> "Figure":
         """Variance and signal-to-noise of the mini-batch gradient by leaf, with intervals."""
-        from ..figures.spread import variance_by_leaf
+        from ...figures.spread import variance_by_leaf
 
         return variance_by_leaf(self.to_dict())

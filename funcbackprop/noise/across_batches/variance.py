@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..contract import Loss, checked_params, differentiable, leaf_names
-from ..per_example import SquaredNorms, gradient_statistics, total
+from ...contract import Loss, checked_params, differentiable, leaf_names
+from ...per_example import SquaredNorms, gradient_statistics, total
 from . import groups as grouped
 from . import parts as made
 from . import spread
 from .draws import has_keys
+from .result import GradientVariance
 from .sampling import Sampling, WithReplacement, checked_sampling
 from .stream import MiniBatch, mini_batches
 from .tally import Tally
-from .variance_result import GradientVariance
 
 UNITS = ("example", "batch")
 _CALLER = "gradient_variance"

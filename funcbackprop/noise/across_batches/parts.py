@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..per_example import total
-from ..per_example.numbers import abs2
+from ...per_example import total
+from ...per_example.numbers import abs2
 from .sampling import Sampling
 from .tally import Divisors, Tally
 

@@ -7,10 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..contract import batch_size, rows, wide
+from ...contract import batch_size, rows, wide
 from . import left_out
-from .scale import Sums, assembled, excess
-from .scale_result import NoiseScale
+from .examples import Sums, assembled, excess
+from .result import NoiseScale
 
 
 def noise_scale_of_batches(

@@ -6,11 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..contract import Loss, checked_weights, differentiable, same_structure, wide
+from ...contract import Loss, checked_weights, differentiable, same_structure, wide
+from .. import status as statuses
 from . import left_out
-from . import status as statuses
 from .ratio import around, positive_ratio, unknown_covariance
-from .scale_result import NoiseScale
+from .result import NoiseScale
 
 # What H is taken as -> the weight a_k of coordinate k, in sum a V/sum a G^2, from P_k.
 METRICS = {

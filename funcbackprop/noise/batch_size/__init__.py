@@ -1,0 +1,1 @@
+"""Criteria for the batch size, and what they say side by side."""
