@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..tables import labels
 from .axes import edge_reason, legend, log_axis
 from .noise import SQUARED_GRADIENT
 from .style import HOLLOW, LEVEL, PALETTE, panels, styled
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_LEAVES = 60  # those with the largest variance
-_LONGEST_NAME = 34
 _SEEN = "seen across mini-batches"
 _PREDICTED = "from single examples"
 
@@ -28,7 +26,7 @@ def variance_by_leaf(result: Mapping[str, Any], title: str | None = None) -> "Fi
     from single examples stands the one seen across mini-batches, where it was measured on its own.
 
     Args:
-      result: `GradientVariance.to_dict()`.
+      result: `GradientVariance.to_dict()`, with names of leaves that fit beside the axis.
       title: of the left panel.
     """
     rows = _rows(result)
@@ -56,8 +54,7 @@ def _rows(result):
         size = lambda row: row[1]["batch_variance"]["value"] or 0.0  # noqa: E731
         kept = {name for name, _ in sorted(leaves, key=size)[-_MOST_LEAVES:]}
         leaves = [row for row in leaves if row[0] in kept]
-    short = labels([name for name, _ in leaves], _LONGEST_NAME)
-    return [("total", result["total"]), *zip(short, (e for _, e in leaves), strict=True)]
+    return [("total", result["total"]), *leaves]
 
 
 def _draw(ax: "Axes", rows, shown):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ...files import json_safe
+from ...tables import labels
 from ..estimate import Estimate
 from .parts import Parts, Setup
 from .sampling import Sampling, checked_size
@@ -16,6 +17,8 @@ from .words import sentences, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LONGEST_NAME = 34  # of a leaf, beside the axis of a figure
 
 
 class Prediction(NamedTuple):
@@ -169,4 +172,7 @@ class GradientVariance:
         """Variance and signal-to-noise of the mini-batch gradient by leaf, with intervals."""
         from ...figures.spread import variance_by_leaf
 
-        return variance_by_leaf(self.to_dict())
+        result = self.to_dict()
+        short = labels(list(result["per_leaf"]), _LONGEST_NAME)
+        leaves = dict(zip(short, result["per_leaf"].values(), strict=True))
+        return variance_by_leaf({**result, "per_leaf": leaves})
