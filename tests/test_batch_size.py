@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -24,6 +25,7 @@ def everything(mean, sq_norms, inner, gram, variance, losses, weights):
     rows = {"mean": mean, "sq_norms": sq_norms, "inner": inner, "weights": weights}
     without_norms = {k: v for k, v in rows.items() if k != "sq_norms"}
     norm = noise.norm_test(**rows, theta=THETA)
+    recommended = noise.recommend_batch_size(**rows, gram=gram, theta=THETA, nu=NU)
     found = {
         "norm_test": norm.batch_size,
         "finite": noise.norm_test(**rows, theta=THETA, population=20).batch_size,
@@ -32,9 +34,11 @@ def everything(mean, sq_norms, inner, gram, variance, losses, weights):
         "cabs": noise.cabs(**rows, losses=losses, learning_rate=ETA, optimum=-1.0),
         "adascale_gain": noise.adascale_gain(**rows, replicas=REPLICAS, base_batch_size=BASE),
         "diversity": noise.diversity(**rows).batch_size_bound,
-        "noise_scale": noise.recommend_batch_size(**rows).noise_scale,
     }
     others = {
+        "noise_scale": recommended.noise_scale,
+        "recommended": recommended,
+        "the same": noise.noise_scale(**rows).B_simple,
         "passed": norm.passed,
         "from_variance": noise.norm_test(
             mean, variance=variance, theta=THETA, weights=weights
@@ -51,7 +55,7 @@ def everything(mean, sq_norms, inner, gram, variance, losses, weights):
 
 @functools.cache
 def compiled():
-    return jax.jit(everything)
+    return quick(everything)
 
 
 def measured(g, w, losses=None, dtype=np.float32):
@@ -122,10 +126,6 @@ DEFINITIONS = {
         lambda g, w, _: sum(w**2 * (g**2).sum(1)) / sum(w**2) / length(g, w),
         LOG,
     ),
-    "noise_scale": (
-        lambda g, w, _: variance_of(g, w) / sq_gradient_norm(g, w),
-        (lambda x: 1 / x, lambda value: value**2),
-    ),
     "adascale_gain": (
         gain,
         # Back to |G|^2/S, whose error the gain's follows by its slope.
@@ -165,6 +165,12 @@ def drawn(seed=0):
     return np.random.default_rng(seed).normal(size=(N, P)) + np.array([1.5, 0.5, -1.0])
 
 
+def assert_the_noise_scale_is_one(others):
+    """That of the recommendation and `noise_scale`: value, error, interval and status."""
+    for a, b in zip(others["noise_scale"], others["the same"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_definitions_and_jackknives(x64, kind):
@@ -185,6 +191,9 @@ def test_definitions_and_jackknives(x64, kind):
         others["from_deviations"].standard_error, found["norm_test"].standard_error, "float64", 10
     )
     assert STATUS[int(others["from_variance"].status)][0] == "error not known"
+    of_noise = variance_of(g[w > 0], w[w > 0]) / sq_gradient_norm(g[w > 0], w[w > 0])
+    assert_agree(others["noise_scale"].value, of_noise, "float64")
+    assert_the_noise_scale_is_one(others)
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -249,15 +258,19 @@ def test_many_batches_at_once():
         found, _ = everything(*arguments)
         return {name: found[name] for name in ("inner_product_test", "adascale_gain")}
 
-    together = jax.jit(jax.vmap(few))(*map(jnp.stack, zip(*batches, strict=True)))
+    together = quick(jax.vmap(few))(*map(jnp.stack, zip(*batches, strict=True)))
     for k, batch in enumerate(batches):
         alone = {k: compiled()(*batch)[0][k] for k in together}
         one = jax.tree.map(lambda x, k=k: x[k], together)
         jax.tree.map(same, one, alone)
 
 
+def name_of(result):
+    return STATUS[int(result.status)][0]
+
+
 def names(found):
-    return {name: STATUS[int(e.status)][0] for name, e in found.items()}
+    return {name: name_of(e) for name, e in found.items()}
 
 
 TESTS = ("norm_test", "inner_product_test", "orthogonality_test")
@@ -277,7 +290,7 @@ def test_gradients_that_are_all_zero():
     found, others = compiled()(*measured(np.zeros((N, P)), None))
     got = names(found)
     assert {got[name] for name in (*TESTS, "diversity", "adascale_gain")} == {"no spread"}
-    assert got["noise_scale"] == "gradient not above zero"
+    assert name_of(others["noise_scale"]) == "gradient not above zero"
     assert all(np.isnan(found[name].value) for name in (*TESTS, "diversity", "adascale_gain"))
     for name in ("stopping", "gsnr", "normalised"):
         assert STATUS[int(others[name].status)][0] == "no spread", name
@@ -302,8 +315,8 @@ def test_one_example():
     found, others = compiled()(*measured(drawn(), w))
     del found["diversity"]  # 1 by definition, and needs no spread
     assert set(names(found).values()) == {"one example"}
-    assert all(np.isnan(e.value) for e in found.values())
-    for name in ("stopping", "gsnr", "normalised"):
+    assert all(np.isnan(e.value) for e in (*found.values(), others["noise_scale"]))
+    for name in ("stopping", "gsnr", "normalised", "noise_scale"):
         assert STATUS[int(others[name].status)][0] == "one example", name
 
 
@@ -319,9 +332,9 @@ def test_nan_in_one_example():
     g[2, 1] = np.nan
     found, others = compiled()(*measured(g, None))
     assert set(names(found).values()) == {"not finite"}
-    assert all(np.isnan(e.value) for e in found.values())
+    assert all(np.isnan(e.value) for e in (*found.values(), others["noise_scale"]))
     assert not bool(others["passed"])
-    for name in ("stopping", "gsnr", "normalised"):
+    for name in ("stopping", "gsnr", "normalised", "noise_scale"):
         assert STATUS[int(others[name].status)][0] == "not finite", name
 
 
@@ -374,7 +387,8 @@ def test_no_input_gives_a_silent_wrong_number(g, w):
     if not w.any():
         w[0] = 1
     arguments = measured(g, w)
-    found, _ = compiled()(*arguments)
+    found, others = compiled()(*arguments)
+    assert_the_noise_scale_is_one(others)
     for name, e in found.items():
         if int(e.status) == 0:
             value, error = brute_force(name, g.astype(float), w.astype(float), arguments[-2])
@@ -394,7 +408,7 @@ def test_evidence_of_noise_alone():
         g = jax.random.normal(key, (n, 4))
         return noise.early_stopping(g.mean(0), jnp.var(g, 0, ddof=1), weights=jnp.ones(n))
 
-    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), repetitions))
+    found = quick(jax.vmap(one))(jax.random.split(jax.random.key(0), repetitions))
     sample = np.asarray(found.evidence.value, float)
     z = (sample.mean() + 2 / (n - 3)) / (sample.std(ddof=1) / np.sqrt(repetitions))
     assert abs(z) < Z_MAX
@@ -409,7 +423,7 @@ def test_gsnr_of_gaussians():
         return noise.gsnr(g.mean(0), jnp.var(g, 0, ddof=1), weights=jnp.ones(n)).per_parameter
 
     sample = np.asarray(
-        jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), repetitions)), float
+        quick(jax.vmap(one))(jax.random.split(jax.random.key(1), repetitions)), float
     )
     truth = (n - 1) / (n - 3) * (rho + 1 / n) - 1 / n
     z = (sample.mean(0) - truth) / (sample.std(0, ddof=1) / np.sqrt(repetitions))
@@ -427,13 +441,13 @@ def regression(n=60):
 
     stats = {"mean": fb.Mean(), "sq_norms": fb.SquaredNorms(), "inner": fb.InnerWithMean()}
     params = {"w": jnp.ones(4), "b": jnp.zeros(())}
-    return jax.jit(fb.gradient_statistics(loss, stats))(params, (x, noise_of_y))
+    return quick(fb.gradient_statistics(loss, stats))(params, (x, noise_of_y))
 
 
 @pytest.mark.core
 def test_recommendation_from_the_engine():
     losses, g = regression()
-    found = jax.jit(
+    found = quick(
         lambda g: noise.recommend_batch_size(**g, losses=losses, learning_rate=0.1, theta=THETA)
     )(g)
     moments = noise.moments(g["mean"], g["sq_norms"])
@@ -464,8 +478,7 @@ def test_recommendation_names_what_is_missing():
 
 def test_recommendation_without_a_signal_is_unbounded():
     g = np.random.default_rng(5).normal(size=(N, P))
-    mean, sq_norms, inner, gram, *_ = measured(g - g.mean(0) * 0.5, None)
-    found = noise.recommend_batch_size(mean, sq_norms, inner, gram=gram)
+    found = compiled()(*measured(g - g.mean(0) * 0.5, None))[1]["recommended"]
     assert np.isinf(found.noise_scale.upper)
     assert "unbounded" in str(found)
     assert "Not bounded above by these examples" in str(found)
@@ -483,7 +496,7 @@ def test_printing():
     assert found.to_dict()["batch_size"]["status"] == "ok"
     printed = []
 
-    @jax.jit
+    @quick
     def f(mean):
         printed.append(str(noise.norm_test(mean, sq_norms, inner)))
         printed.append(str(noise.recommend_batch_size(mean, sq_norms)))

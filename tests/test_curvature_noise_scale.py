@@ -1,10 +1,13 @@
 """B_noise, the optimal step, and preconditioned noise scales, against closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import quick
 from scipy import stats as distributions
 from tolerances import Z_MAX, assert_agree
 
@@ -43,7 +46,7 @@ def truths(w):
     return np.trace(H @ Sigma), G @ H @ G, G @ G
 
 
-@jax.jit
+@quick
 def estimates(where, keys):
     """At each row of `where`, from 42 examples of its own."""
 
@@ -103,7 +106,7 @@ def test_stationary_sgd_of_a_quadratic():
         assert eta * (1 + B_noise / B) / eps_max == pytest.approx(2, rel=0.15)
 
 
-@jax.jit
+@quick
 def at(w, batch, key, weights):
     return curvature_noise_scale(quadratic, w, batch, key, weights=weights)
 
@@ -190,6 +193,17 @@ def gradients(n=40):
 P = np.array([0.5, 2.0, 5.0])
 
 
+@functools.partial(quick, static_argnames="metric")
+def through_the_engine(preconditioner, g, w, metric):
+    """`noise_scale` in other coordinates, where the gradients of the loss are sqrt(a) g."""
+    loss = lambda p, x: jnp.dot(jnp.concatenate([p["a"], p["b"]]), x)  # noqa: E731
+    params = jax.tree.map(jnp.ones_like, preconditioner)
+    scaled, at = preconditioned_loss(loss, params, preconditioner, metric=metric)
+    stats = {"mean": fb.Mean(), "sq_norms": fb.SquaredNorms(), "inner": fb.InnerWithMean()}
+    _, s = fb.gradient_statistics(scaled, stats)(at, g, w)
+    return noise_scale(**s, weights=w)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("metric", ["inverse", "identity"])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -202,6 +216,7 @@ def test_preconditioned_definition(x64, metric, weighted):
     how = {"weights": w} if weighted else {"examples": 40}
     tree = lambda x: {"a": jnp.asarray(x[:2]), "b": jnp.asarray(x[2:])}  # noqa: E731
     found = preconditioned_noise_scale(tree(mean), tree(V), tree(P), metric=metric, **how)
+    with_errors = through_the_engine(tree(P), jnp.asarray(g), w, metric)
     D, share = np.diag(P), (w**2).sum() / w.sum() ** 2
     A = D if metric == "inverse" else D @ D
     S = np.trace(A @ np.diag(V))
@@ -212,12 +227,6 @@ def test_preconditioned_definition(x64, metric, weighted):
     assert_agree(found.per_leaf["b"].S.value, A[2, 2] * V[2], "float64")
     assert np.isnan(found.B_simple.standard_error)
     assert "preconditioned_loss" in found.explain()
-
-    loss = lambda p, x: jnp.dot(jnp.concatenate([p["a"], p["b"]]), x)  # noqa: E731
-    scaled, at = preconditioned_loss(loss, tree(np.ones(3)), tree(P), metric=metric)
-    stats = {"mean": fb.Mean(), "sq_norms": fb.SquaredNorms(), "inner": fb.InnerWithMean()}
-    _, s = fb.gradient_statistics(scaled, stats)(at, jnp.asarray(g), w)
-    with_errors = noise_scale(**s, weights=w)
     assert_agree(with_errors.S.value, S, "float64")
     if not weighted:  # with weights, pairs of examples are another unbiased |G|^2
         assert_agree(with_errors.B_simple.value, S / sq_norm, "float64", S / abs(sq_norm))
@@ -295,5 +304,6 @@ def test_errors_of_preconditioner():
 def test_product_of_the_quadratic_is_known():
     """What the closed forms above rest on."""
     batch = draw(jax.random.key(0), 5)
-    found = hvp(quadratic, jnp.ones(2), batch, jnp.array([1.0, 0.0]))
+    product = quick(lambda *x: hvp(quadratic, *x))
+    found = product(jnp.ones(2), batch, np.array([1.0, 0.0], np.float32))
     np.testing.assert_allclose(found, batch[1].mean() * H[:, 0], rtol=1e-5)

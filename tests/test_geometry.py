@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -36,7 +37,7 @@ def compiled():
             "spectrum": noise.covariance_spectrum(**given),
         }
 
-    return jax.jit(everything)
+    return quick(everything)
 
 
 def found_in(g, w=None, dtype=np.float32):
@@ -190,7 +191,7 @@ def test_unit_vectors_without_a_mean_are_not_stiff():
         g = g / jnp.linalg.norm(g, axis=1, keepdims=True)
         return noise.stiffness(g @ g.T)
 
-    found = jax.jit(jax.vmap(one))(keys)
+    found = quick(jax.vmap(one))(keys)
     for estimate in (found.sign, found.cosine):
         value = np.asarray(estimate.value, float)
         assert abs(value.mean()) / (value.std(ddof=1) / 20) < Z_MAX
@@ -296,7 +297,7 @@ def test_no_bound_on_the_rank():
 
 def test_many_batches_at_once():
     grams = jnp.stack([drawn(seed) @ drawn(seed).T for seed in range(3)]).astype(jnp.float32)
-    together = jax.jit(jax.vmap(noise.effective_rank))(grams)
+    together = quick(jax.vmap(noise.effective_rank))(grams)
     for k in range(3):
         alone = compiled()(grams[k], np.ones(N, np.float32))["rank"]
         one = jax.tree.map(lambda x, k=k: x[k], together)
@@ -330,7 +331,7 @@ def test_no_input_gives_a_silent_wrong_number(g, w):
 
 @functools.cache
 def tails():
-    return jax.jit(lambda g, w: noise.tail_index(g, jax.random.key(3), surrogates=20, weights=w))
+    return quick(lambda g, w: noise.tail_index(g, jax.random.key(3), surrogates=20, weights=w))
 
 
 def noise_of(kind, n=96, coordinates=6):
@@ -411,7 +412,7 @@ def test_from_the_engine_and_how_it_prints():
         "inner": fb.InnerWithMean(),
         "gram": fb.Gram(),
     }
-    measure = jax.jit(fb.gradient_statistics(loss, stats))
+    measure = quick(fb.gradient_statistics(loss, stats))
     _, s = measure(params, jnp.asarray(drawn(), jnp.float32))
     gram = s.pop("gram")
     spread = noise.diversity(**s)

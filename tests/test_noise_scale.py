@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 from scipy import stats as distributions
 from tolerances import Z_MAX, assert_agree
 
 import funcbackprop as fb
 from funcbackprop.noise import STATUS, moments, noise_scale, noise_scale_of_batches
-from funcbackprop.noise.scale.ratio import Covariance, ratio, student
+from funcbackprop.noise.estimate import student
+from funcbackprop.noise.scale.ratio import Covariance, ratio
 
 SPLIT = 2  # the leaf "a" has so many of the coordinates
 
@@ -36,11 +38,23 @@ def statistics(g, w=None):
     }
 
 
-def pick(s, *names):
-    return {"mean": s["mean"], **{name: s[name] for name in names}}
+ROWS, COLUMNS = 12, 6  # of all gradients given to `found_in`, so that few programs are compiled
+of_examples = quick(noise_scale)
 
 
-of_examples = jax.jit(noise_scale)
+def totals(g, *names, w=None):
+    """Arguments of `noise_scale`, added up over leaves; padded with NaN and with columns of 0."""
+    w = np.ones(len(g), g.dtype) if w is None else np.asarray(w, g.dtype)
+    g = np.pad(g, ((0, 0), (0, COLUMNS - g.shape[1])))
+    g = np.pad(g, ((0, ROWS - len(g)), (0, 0)), constant_values=np.nan)
+    w = np.pad(w, (0, ROWS - len(w)))
+    s = statistics(g, w)
+    mean = np.concatenate([s["mean"]["a"], s["mean"]["b"]])
+    return {"mean": mean, "weights": w, **{name: s[name]["a"] + s[name]["b"] for name in names}}
+
+
+def found_in(g, *names, w=None):
+    return of_examples(**totals(g, *names, w=w))
 
 
 def by_definition(g, w):
@@ -88,8 +102,7 @@ def test_definition(x64, name, source):
     w = np.ones(12) if limits is None else rng.uniform(*limits, size=12)
     if limits is not None:
         w[4], g[4] = 0, np.nan
-    s = statistics(g, w)
-    found = of_examples(**pick(s, source, "inner"), weights=None if limits is None else w)
+    found = found_in(g, source, "inner", w=w)
     kept = w > 0
     whole, V, n = jackknifed(g[kept], w[kept])
     q = distributions.t(n - 1).ppf(0.975)
@@ -112,7 +125,7 @@ def test_definition(x64, name, source):
 def test_the_cases_are_bounded_and_unbounded():
     g = np.random.default_rng(3).normal(size=(12, 5)) * 0.8
     names = [
-        STATUS[int(of_examples(**pick(statistics(g + c), "sq_norms", "inner")).B_simple.status)][0]
+        STATUS[int(found_in(g + c, "sq_norms", "inner").B_simple.status)][0]
         for c in (1.0, 0.3, 0.0)
     ]
     assert names[0] == "ok"
@@ -124,9 +137,9 @@ def test_through_the_engine_by_leaf_and_by_group(x64):
     params = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     loss = lambda p, x: jnp.concatenate([p["a"], p["b"]]) @ x  # noqa: E731
     stats = {"mean": fb.Mean(), "sq_norms": fb.SquaredNorms(), "inner": fb.InnerWithMean()}
-    _, s = fb.gradient_statistics(loss, stats)(params, jnp.asarray(g))
+    _, s = quick(fb.gradient_statistics(loss, stats))(params, jnp.asarray(g))
     groups = lambda path: None if path == "['a']" else "last"  # noqa: E731
-    found = jax.jit(functools.partial(noise_scale, groups=groups))(**s)
+    found = quick(functools.partial(noise_scale, groups=groups))(**s)
     assert list(found.groups) == ["last"]
     for one, rows in (
         (found, g),
@@ -137,9 +150,9 @@ def test_through_the_engine_by_leaf_and_by_group(x64):
         assert_agree(one.S.value, whole[0], "float64")
         assert_agree(one.sq_gradient_norm.standard_error, np.sqrt(V[1, 1]), "float64", whole[0])
     assert_agree(found.per_leaf["b"].B_simple.upper, found.groups["last"].B_simple.upper, "float64")
-    totals = noise_scale(s["mean"], sq_norms=fb.total(s["sq_norms"]), inner=fb.total(s["inner"]))
-    assert totals.per_leaf is None
-    assert_agree(totals.B_simple.lower, found.B_simple.lower, "float64")
+    whole = noise_scale(s["mean"], sq_norms=fb.total(s["sq_norms"]), inner=fb.total(s["inner"]))
+    assert whole.per_leaf is None
+    assert_agree(whole.B_simple.lower, found.B_simple.lower, "float64")
     text = str(found)
     assert "last" in text
     assert "At 95 % the noise scale is at least" in text
@@ -147,8 +160,8 @@ def test_through_the_engine_by_leaf_and_by_group(x64):
 
 
 def test_values_agree_with_moments():
-    s = statistics(np.random.default_rng(5).normal(size=(20, 4)).astype(np.float32) + 1)
-    m, found = moments(**pick(s, "sq_norms")), of_examples(**pick(s, "sq_norms"))
+    s = totals(np.random.default_rng(5).normal(size=(ROWS, 4)).astype(np.float32) + 1, "sq_norms")
+    m, found = moments(**s), of_examples(**s)
     for name in ("S", "sq_gradient_norm"):
         assert_agree(getattr(found, name).value, getattr(m, name), "float32")
     assert np.isnan(found.S.standard_error)
@@ -157,9 +170,8 @@ def test_values_agree_with_moments():
 
 
 def test_deviations_alone_tell_how_sure_S_is(x64):
-    s = statistics(np.random.default_rng(5).normal(size=(20, 4)) + 1)
-    both = of_examples(**pick(s, "sq_deviations", "inner"))
-    alone = of_examples(**pick(s, "sq_deviations"))
+    g = np.random.default_rng(5).normal(size=(ROWS, 4)) + 1
+    both, alone = found_in(g, "sq_deviations", "inner"), found_in(g, "sq_deviations")
     assert_agree(alone.S.standard_error, both.S.standard_error, "float64")
     assert np.isnan(alone.B_simple.lower)
     assert STATUS[int(alone.B_simple.status)][0] == "no inner products"
@@ -174,14 +186,14 @@ def test_a_mean_ten_thousand_times_the_spread_in_float32():
         "sq_deviations": fb.SquaredDeviations(),
         "inner": fb.InnerWithMean(),
     }
-    _, s = fb.gradient_statistics(lambda p, x: p @ x, stats)(params, g)
+    _, s = quick(fb.gradient_statistics(lambda p, x: p @ x, stats))(params, g)
     found = of_examples(**s)
     whole, V, _ = jackknifed(g.astype(np.float64), np.ones(64))
     assert float(found.S.value) == pytest.approx(whole[0], rel=1e-3)
     assert float(found.S.standard_error) == pytest.approx(np.sqrt(V[0, 0]), rel=1e-3)
     assert float(found.sq_gradient_norm.standard_error) == pytest.approx(np.sqrt(V[1, 1]), rel=1e-2)
     assert int(found.B_simple.status) == 0
-    from_norms = of_examples(**pick(statistics(g), "sq_norms", "inner"))
+    from_norms = found_in(g[:ROWS], "sq_norms", "inner")
     assert STATUS[int(from_norms.B_simple.status)][0] == "below rounding"
 
 
@@ -191,18 +203,25 @@ def regression(key, d, n):
     return x * (x[:, 0] - jax.random.normal(key_e, (n,)))[:, None]
 
 
-def plain(g):
+def plain(g, w=None):
     """`noise_scale` of gradients [n, P]."""
-    mean = g.mean(0)
-    return noise_scale(mean, sq_norms=jnp.sum(g**2, 1), inner=g @ mean)
+    mean = g.mean(0) if w is None else w @ g / w.sum()
+    return noise_scale(mean, sq_norms=jnp.sum(g**2, 1), inner=g @ mean, weights=w)
+
+
+@quick
+def on_linear_regression(w):
+    """Of 1000 batches with weights w [105]: the same program for all numbers of examples."""
+    one = lambda key: plain(regression(key, 10, 105), w).B_simple  # noqa: E731
+    return jax.lax.map(one, jax.random.split(jax.random.key(0), 1000))
 
 
 @pytest.mark.core
-@pytest.mark.parametrize(("d", "n", "bounds"), [(10, 21, (0.93, 1)), (10, 105, (0.93, 0.985))])
-def test_coverage_on_linear_regression(d, n, bounds):
+@pytest.mark.parametrize(("n", "bounds"), [(21, (0.93, 1)), (105, (0.93, 0.985))])
+def test_coverage_on_linear_regression(n, bounds):
     """B_simple = 2 d + 1. The whole table: experiments/noise_scale_coverage.py."""
-    keys = jax.random.split(jax.random.key(0), 1000)
-    B = jax.jit(lambda k: jax.lax.map(lambda key: plain(regression(key, d, n)).B_simple, k))(keys)
+    d = 10
+    B = on_linear_regression((jnp.arange(105) < n).astype(jnp.float32))
     lower, upper = np.asarray(B.lower), np.asarray(B.upper)
     coverage = np.mean((lower <= 2 * d + 1) & (2 * d + 1 <= upper))
     assert bounds[0] <= coverage <= bounds[1]
@@ -215,17 +234,22 @@ def test_coverage_on_linear_regression(d, n, bounds):
     assert named <= {"unbounded above", "gradient not above zero"}
 
 
+@quick
+def with_noise_along(scale):
+    """Of 1000 batches with gradients N(e_1, diag(scale^2))."""
+
+    def one(key):
+        return plain(jax.random.normal(key, (40, 3)) * scale + jnp.eye(1, 3)).B_simple
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(1), 1000))
+
+
 @pytest.mark.parametrize("d", [1, 3])
 def test_noise_along_the_gradient_is_covered(d):
     """Noise almost only along G, which ruins a constant variance of |G|^2 (coverage .83)."""
-    scale = jnp.array([5.0, *[1.0] * (d - 1)])[None]
-    keys = jax.random.split(jax.random.key(1), 1000)
-    n, truth = 40, float(jnp.sum(scale**2))
-
-    def one(key):
-        return plain(jax.random.normal(key, (n, d)) * scale + jnp.eye(1, d)).B_simple
-
-    B = jax.jit(jax.vmap(one))(keys)
+    scale = np.array([[5.0, *[1.0] * (d - 1), *[0.0] * (3 - d)]], np.float32)
+    truth = np.sum(scale**2)
+    B = with_noise_along(scale)
     assert np.mean((B.lower <= truth) & (truth <= B.upper)) > 0.92
 
 
@@ -246,8 +270,13 @@ UGLY = {
 def test_ugly_gradients(name):
     g, status = UGLY[name]
     g = np.array(g, np.float32)
-    w = np.array([1.0, 0.0], np.float32) if "padding" in name else None
-    found = of_examples(**pick(statistics(g, w), "sq_deviations", "inner"), weights=w)
+    if name == "one example":  # without the padding that all others get
+        s = statistics(g)
+        given = {k: s[k]["a"] + s[k]["b"] for k in ("sq_deviations", "inner")}
+        found = noise_scale(jnp.concatenate([s["mean"]["a"], s["mean"]["b"]]), **given)
+    else:
+        w = np.array([1.0, 0.0], np.float32) if "padding" in name else None
+        found = found_in(g, "sq_deviations", "inner", w=w)
     assert STATUS[int(found.B_simple.status)][0] == status
     assert found.to_dict()["B_simple"]["status"] == status
     if status in ("ok", "gradient not above zero", "unbounded above"):
@@ -258,18 +287,19 @@ def test_ugly_gradients(name):
 
 
 def test_nothing_is_clipped():
-    found = of_examples(**pick(statistics(np.array(UGLY["no mean"][0])), "sq_norms", "inner"))
+    found = found_in(np.array(UGLY["no mean"][0], np.float32), "sq_norms", "inner")
     assert float(found.sq_gradient_norm.value) == pytest.approx(-0.2)
     assert np.isinf(found.B_simple.value)
     assert 0 < float(found.B_simple.lower) < 6
 
 
 def test_constant_gradients_have_no_noise():
-    B = of_examples(**pick(statistics(np.ones((5, 3))), "sq_deviations", "inner")).B_simple
+    B = found_in(np.ones((5, 3), np.float32), "sq_deviations", "inner").B_simple
     assert [float(x) for x in B[:4]] == [0, 0, 0, 0]
 
 
-compiled = jax.jit(plain)
+compiled = quick(plain)
+SAME = np.ones(30, np.float32)  # weights
 
 
 @hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
@@ -281,7 +311,9 @@ compiled = jax.jit(plain)
     )
 )
 def test_the_interval_holds_the_estimate(g):
-    B = compiled(g).B_simple
+    n = len(g)
+    rows = np.pad(g, ((0, 30 - n), (0, 3 - g.shape[1])))
+    B = compiled(rows, (np.arange(30) < n).astype(np.float32)).B_simple
     name = STATUS[int(B.status)][0]
     if name == "not finite":
         raise AssertionError("finite gradients")
@@ -297,7 +329,7 @@ def test_the_interval_holds_the_estimate(g):
 def test_units_of_the_gradient_do_not_matter():
     g = regression(jax.random.key(2), 3, 30)
     for factor in (1e-15, 1e15):
-        B, same = compiled(g), compiled(g * factor)
+        B, same = compiled(g, SAME), compiled(g * factor, SAME)
         np.testing.assert_allclose(jnp.stack(same.B_simple[:4]), jnp.stack(B.B_simple[:4]), 1e-4)
         error = B.sq_gradient_norm.standard_error * factor**2
         np.testing.assert_allclose(same.sq_gradient_norm.standard_error, error, 1e-4)
@@ -305,18 +337,18 @@ def test_units_of_the_gradient_do_not_matter():
 
 def test_under_vmap():
     g = jnp.stack([regression(jax.random.key(k), 3, 30) for k in range(3)])
-    many = jax.jit(jax.vmap(plain))(g)
+    many = quick(jax.vmap(plain))(g)
     for k in range(3):
-        assert_agree(many.B_simple.lower[k], compiled(g[k]).B_simple.lower, "float32")
+        assert_agree(many.B_simple.lower[k], compiled(g[k], SAME).B_simple.lower, "float32")
     assert str(many).count("\n") > 5
     traced = []
-    jax.jit(lambda x: traced.append(str(plain(x))) or x)(g[0])
+    quick(lambda x: traced.append(str(plain(x))) or x)(g[0])
     assert traced == ["NoiseScale(traced)"]
 
 
 # Parts of a batch.
 
-of_batches = jax.jit(noise_scale_of_batches)
+of_batches = quick(noise_scale_of_batches)
 
 
 def by_two_sizes(parts, m):
@@ -330,7 +362,7 @@ def by_two_sizes(parts, m):
 
 def test_batches_of_equal_size(x64):
     parts = np.random.default_rng(7).normal(size=(6, 4)) + 0.7
-    found = of_batches({"a": parts[:, :1], "b": parts[:, 1:]}, 8)
+    found = of_batches({"a": parts[:, :1], "b": parts[:, 1:]}, np.full(6, 8))
     S, sq_norm = by_two_sizes(parts, 8)
     assert_agree(found.S.value, S, "float64")
     assert_agree(found.sq_gradient_norm.value, sq_norm, "float64", S)
@@ -357,7 +389,7 @@ def test_batches_of_unequal_size(x64):
     parts = np.random.default_rng(8).normal(size=(6, 4)) + 0.7
     sizes = np.array([3, 0, 7, 2, 2, 5])
     parts[1] = np.nan
-    found = of_batches(parts, sizes)
+    found = of_batches({"a": parts[:, :1], "b": parts[:, 1:]}, sizes)
     kept = sizes > 0
     whole = np.array(unequal(parts[kept], sizes[kept]))
     assert_agree(found.S.value, whole[0], "float64")
@@ -380,7 +412,7 @@ def test_batches_are_unbiased_and_covered():
         parts = jnp.stack([g[e - m : e].mean(0) for e, m in zip(ends, sizes, strict=True)])
         return noise_scale_of_batches(parts, sizes)
 
-    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 1000))
+    found = quick(jax.vmap(one))(jax.random.split(jax.random.key(3), 1000))
     for estimate, truth in ((found.S, 2 * d + 1), (found.sq_gradient_norm, 1.0)):
         x = np.asarray(estimate.value, np.float64)
         assert abs(x.mean() - truth) < Z_MAX * x.std(ddof=1) / np.sqrt(len(x))
@@ -395,7 +427,7 @@ def test_devices_see_what_one_host_sees():
     sizes = np.array([4.0, 4.0, 2.0, 8.0, 0.0], np.float32)
     expected = of_batches(parts, sizes)
     on_devices = functools.partial(noise_scale_of_batches, axis_name="devices")
-    found = jax.jit(jax.vmap(on_devices, axis_name="devices"))(parts, sizes)
+    found = quick(jax.vmap(on_devices, axis_name="devices"))(parts, sizes)
     assert np.isfinite(expected.B_simple.lower)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a[3], b, rtol=1e-4)
@@ -406,16 +438,16 @@ def test_inside_shard_map_the_result_is_replicated():
     P = jax.sharding.PartitionSpec
     on_devices = lambda g: noise_scale_of_batches(g[0], 4, axis_name="d")  # noqa: E731
     mapped = jax.shard_map(on_devices, mesh=mesh, in_specs=P("d"), out_specs=P())
-    found = jax.jit(mapped)(jnp.ones((1, 3)))
+    found = quick(mapped)(jnp.ones((1, 3)))
     assert STATUS[int(found.S.status)][0] == "one part"
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes", "status"),
-    [(1, 4, "one part"), (3, [4, 0, 0], "one part"), (2, 4, "too few to leave one out")],
+    ("sizes", "status"),
+    [([4], "one part"), ([4, 0, 0], "one part"), ([4, 4, 0], "too few to leave one out")],
 )
-def test_few_parts(count, sizes, status):
-    found = of_batches(jnp.arange(1.0, count + 1)[:, None], jnp.asarray(sizes))
+def test_few_parts(sizes, status):
+    found = of_batches(np.arange(1.0, len(sizes) + 1, dtype=np.float32)[:, None], np.array(sizes))
     assert STATUS[int(found.S.status)][0] == status
     assert np.isnan(found.S.value) == (status == "one part")
     assert np.isnan(found.S.standard_error)
@@ -436,7 +468,7 @@ def test_fieller_of_any_sign(x64):
     r = np.linspace(-50, 50, 1_000_001)
     for n, d in ((2.0, 3.0), (-2.0, 3.0), (1.0, -4.0), (1.0, 0.5)):
         known = Covariance(*map(jnp.asarray, (0.3, 0.2, 0.1, 1.0)))
-        found = ratio(jnp.asarray(n), jnp.asarray(d), known, 2.0)
+        found = quick(ratio)(n, d, known, 2.0)
         allowed = r[(n - r * d) ** 2 <= 4 * (0.3 - 0.2 * r + 0.2 * r**2)]
         if d**2 > 4 * 0.2:
             assert float(found.lower) == pytest.approx(allowed.min(), abs=1e-3)

@@ -14,6 +14,11 @@ from . import status as statuses
 
 # Of every interval.
 LEVEL = 0.95
+# Degrees of freedom at which Student's quantile is tabulated; between them 1/freedom is linear.
+_FREEDOM = np.array([1, 1.2, 1.5, 1.75, *range(2, 61), 70, 100, 200, np.inf])
+_QUANTILES = distributions.t(_FREEDOM).ppf(1 - (1 - LEVEL) / 2)
+_KNOTS = 1 / _FREEDOM[:0:-1]  # from 0, of infinite freedom
+_BENDS = np.diff(np.diff(_QUANTILES[::-1]) / np.diff(1 / _FREEDOM[::-1]), prepend=0)
 
 
 class Estimate(NamedTuple):
@@ -89,6 +94,19 @@ def quantile(freedom: float | None = None) -> float:
     tail = 1 - (1 - LEVEL) / 2
     law = distributions.norm() if freedom is None else distributions.t(freedom)
     return float(law.ppf(tail))
+
+
+def student(freedom: Any) -> chex.Array:
+    """The 97.5 % quantile of Student's distribution, for a number of degrees that may be traced.
+
+    Relative error below 1e-3; exact at the integers up to 60. Below one degree: that of one.
+
+    >>> print(f"{student(4):.3f} {student(1e9):.3f}")
+    2.776 1.960
+    """
+    inverse = 1 / jnp.maximum(jnp.asarray(freedom, jnp.result_type(float)), 1)
+    beyond = jnp.maximum(inverse[..., None] - _KNOTS.reshape((1,) * inverse.ndim + (-1,)), 0)
+    return _QUANTILES[-1] + jnp.sum(beyond * _BENDS.reshape((1,) * inverse.ndim + (-1,)), -1)
 
 
 def unknown(like: Any, status: Any) -> Estimate:

@@ -4,9 +4,9 @@ With W = sum w, a_j = w_j/(W - w_j), d_j = <g_j - gbar, gbar> and e_j = |g_j - g
 example j out gives
 
     |gbar_-j|^2 = |gbar|^2 - 2 a_j d_j + a_j^2 e_j,
-    sum_{i != j} w_i |g_i - gbar_-j|^2 = sum_i w_i e_i - w_j (1 + a_j) e_j,
 
-so that nothing of the size of the mean cancels, and all n values cost O(n).
+and `design` has S and the unbiased |G|^2: nothing of the size of the mean cancels, and all n values
+cost O(n).
 """
 
 from typing import Any, NamedTuple
@@ -14,17 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..contract import checked_weights, wide
+from ..contract import checked_weights, same_structure, wide
 from ..per_example import total
 from ..per_example.numbers import abs2
-from .estimate import Estimate, quantile
+from .design import S_moves, of_examples, safe, scaled, sq_norm_moves
+from .estimate import Estimate, student
 from .moments import Moments, moments
 from .status import STATUS, first_that_holds
 
-# Student's quantiles at 1/freedom, between which `student` interpolates.
-_FREEDOM = (*range(1, 61), 100, 200)
-_INVERSE = (0.0, *(1 / f for f in reversed(_FREEDOM)))
-_QUANTILES = (quantile(), *(quantile(f) for f in reversed(_FREEDOM)))
 # A sum that cancels to fewer than this many unit roundoffs has lost two digits or more.
 _RESOLVED = 256
 _NO_GRADIENT = next(c for c, (name, _) in STATUS.items() if name == "gradient not above zero")
@@ -40,8 +37,7 @@ class Rows(NamedTuple):
       along: d_i, [B]; None without `inner`.
       sq_deviations: e_i, [B]; None if they do not follow from what was given.
       sq_norms: |g_i|^2, [B]; None if they were not given.
-      by_pairs: whether the moments' |G|^2 is the weighted mean over pairs, as from `sq_norms`; the
-        other form, |gbar|^2 - S sum w^2/(sum w)^2, differs from it if the weights are unequal.
+      given: name -> statistic, the totals [B] that were given, and S as `variance`.
     """
 
     weights: jax.Array
@@ -50,7 +46,15 @@ class Rows(NamedTuple):
     along: Any = None
     sq_deviations: Any = None
     sq_norms: Any = None
-    by_pairs: bool = True
+    given: Any = None
+
+    @property
+    def by_pairs(self):
+        """Whether the moments' |G|^2 is the weighted mean over pairs, as from `sq_norms`.
+
+        The other form, |gbar|^2 - S sum w^2/(sum w)^2, differs from it if the weights are unequal.
+        """
+        return self.given.keys().isdisjoint({"variance", "sq_deviations"})
 
     @property
     def kept(self):
@@ -77,6 +81,13 @@ def rows(caller: str, mean: Any, *, inner: Any = None, weights: Any = None, **sp
     columns = given if inner is None else {**given, "inner": inner}
     columns = {name: per_example(caller, name, tree, mean) for name, tree in columns.items()}
     weights = common_weights(caller, columns, weights)
+    if variance is not None:
+        same_structure(variance, mean, "variance", caller)
+    return _rows(mean, columns, variance, weights)
+
+
+@jax.jit
+def _rows(mean: Any, columns: Any, variance: Any, weights: Any) -> Rows:
     kept = weights > 0
     columns = {name: jnp.where(kept, x, 0) for name, x in columns.items()}
     sq_mean = sq_norm(mean)
@@ -85,30 +96,38 @@ def rows(caller: str, mean: Any, *, inner: Any = None, weights: Any = None, **sp
     if deviations is None and along is not None and "sq_norms" in columns:
         deviations = jnp.where(kept, columns["sq_norms"] - sq_mean - 2 * along, 0)
     sq_norms = columns.get("sq_norms")
-    by_pairs = variance is None and "sq_deviations" not in columns
-    columns.pop("inner", None)
+    spread: Any = {name: x for name, x in columns.items() if name != "inner"}
     if variance is not None:
-        columns["variance"] = variance
-    found = moments(mean, weights=weights, **columns)._replace(per_leaf=None)
-    return Rows(scaled(weights), sq_mean, found, along, deviations, sq_norms, by_pairs)
+        spread["variance"] = variance
+    found = moments(mean, weights=weights, **spread)._replace(per_leaf=None)
+    if variance is not None and "sq_deviations" not in columns:
+        columns["variance"] = found.S
+    return Rows(scaled(weights), sq_mean, found, along, deviations, sq_norms, columns)
 
 
+@jax.jit
 def left_out(r: Rows) -> LeftOut | None:
     """The moments with each example left out; None where `along` or `sq_deviations` is missing."""
     if r.along is None or r.sq_deviations is None:
         return None
     w, d, e = r.weights, r.along, r.sq_deviations
-    rest = jnp.sum(w) - w
+    design = of_examples(w)
+    W, squares = jnp.sum(w), jnp.sum(w**2)
+    rest = W - w
     a = w / rest
     sq_mean = resolved(r.sq_mean, -2 * a * d, a**2 * e)
-    scatter = resolved(jnp.sum(w * e), -w * (1 + a) * e)
-    squares = jnp.sum(w**2) - w**2
-    S = scatter / (rest - squares / rest)
+    S = S_left_out(design, r.moments.S, e)
     if not r.by_pairs:
-        return LeftOut(S, sq_mean, sq_mean - S * squares / rest**2)
-    # sum w^2 (|g_i|^2 - |gbar_-j|^2), which the products of different examples lack.
-    own = jnp.sum(w**2 * (e + 2 * d)) - w**2 * (e + 2 * d) + squares * (r.sq_mean - sq_mean)
-    return LeftOut(S, sq_mean, sq_mean - own / (rest**2 - squares))
+        return LeftOut(S, sq_mean, sq_mean - S * (squares - w**2) / rest**2)
+    excess = jnp.sum(w**2 * (e + 2 * d)) / safe(W**2 - squares)
+    left = r.sq_mean - excess + sq_norm_moves(design, excess, e, d)
+    return LeftOut(S, sq_mean, jnp.where(design.enough, left, jnp.nan))
+
+
+def S_left_out(design: Any, S: Any, deviations: Any) -> jax.Array:
+    """S with each example left out, [B]; NaN where too few are left, or rounding."""
+    left = resolved(S, S_moves(design, S, deviations))
+    return jnp.where(design.enough, left, jnp.nan)
 
 
 def resolved(*terms: Any) -> jax.Array:
@@ -133,12 +152,7 @@ def delete_one(whole: Any, values: Any, kept: Any) -> jax.Array:
     return jnp.sqrt(jnp.where(n > 1, (n - 1) / n * jnp.sum(centred**2), jnp.nan))
 
 
-def student(freedom: Any) -> jax.Array:
-    """The 97.5 % quantile of Student's law for a traced number of degrees of freedom."""
-    inverse = 1 / jnp.maximum(freedom, 1)
-    return jnp.interp(inverse, jnp.array(_INVERSE), jnp.array(_QUANTILES))
-
-
+@jax.jit
 def plain(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
     """value -/+ Student's quantile times the jackknife error; `values` None: no error is known."""
     return symmetric(value, _error(value, values, kept), jnp.sum(kept) - 1, status)
@@ -149,6 +163,7 @@ def symmetric(value: Any, error: Any, freedom: Any, status: Any) -> Estimate:
     return estimate(value, error, value - half, value + half, status)
 
 
+@jax.jit
 def positive(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
     """The same on the log scale, for what cannot be negative and is skewed to the right.
 
@@ -168,19 +183,6 @@ def positive(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
 def choose(condition: Any, a: Estimate, b: Estimate) -> Estimate:
     """`a` where the condition holds, else `b`."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
-
-def reciprocal(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
-    """1/value, from an interval of `value`, which may reach 0: then unbounded above.
-
-    For ratios whose denominator is the noisy part: the upper limit is infinite where the
-    denominator is not significantly above 0.
-    """
-    known = plain(value, values, kept, status)
-    invert = lambda x: jnp.where(x <= 0, jnp.inf, 1 / jnp.where(x <= 0, 1, x))  # noqa: E731
-    error = jnp.where(value > 0, known.standard_error / value**2, jnp.nan)
-    whole, lower, upper = map(invert, (value, known.upper, known.lower))
-    return Estimate(whole, error, lower, upper, known.status)
 
 
 def _error(whole, values, kept):
@@ -238,12 +240,6 @@ def common_weights(caller: str, columns: dict, weights: Any) -> jax.Array:
             "(ones [B] if the examples count alike)"
         )
     return jnp.asarray(checked_weights(weights, next(iter(sizes.values())), caller))
-
-
-def scaled(weights: Any) -> jax.Array:
-    """Weights whose largest is 1, so that their squares neither over- nor underflow."""
-    weights = jnp.asarray(weights)
-    return weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
 
 
 def sq_norm(tree: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """Moments of the gradient noise: S = tr(Sigma), the unbiased |G|^2, and the noise scale S/|G|^2."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -15,7 +16,7 @@ from . import status as statuses
 # S is rounding when it is below this many unit roundoffs of the mean squared norm.
 ROUNDING_FACTOR = 16
 # Effective examples beyond the first that are rounding: one example, or a weight that dwarfs all.
-_SINGLE = 1e-5
+SINGLE = 1e-5
 
 
 class Moments(NamedTuple):
@@ -153,12 +154,13 @@ _RULES = {
 }
 
 
+@functools.partial(jax.jit, static_argnames=("rule", "eps"))
 def _moments(rule, sq_mean, spread, weights, eps):
     """`eps`: the unit roundoff of the mean gradient; its squared norm may be in a finer dtype."""
     w = weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
     w = w.astype(spread.dtype)
     examples = jnp.sum(w) ** 2 / jnp.sum(w**2)
-    several = examples > 1 + _SINGLE
+    several = examples > 1 + SINGLE
     S, sq_gradient_norm, cancelled = rule(sq_mean, spread, w)
     rounding = ROUNDING_FACTOR * max(eps, float(jnp.finfo(S.dtype).eps)) * cancelled
     S, sq_gradient_norm = (jnp.where(several, x, jnp.nan) for x in (S, sq_gradient_norm))

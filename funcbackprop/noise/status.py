@@ -189,7 +189,7 @@ def first_that_holds(*conditions: tuple[Any, str]) -> Any:
     import jax.numpy as jnp
 
     codes = {name: code for code, (name, _) in STATUS.items()}
-    found = jnp.select(
-        [jnp.asarray(c) for c, _ in conditions], [codes[n] for _, n in conditions], 0
-    )
-    return found.astype(jnp.int32)
+    found = jnp.int32(0)
+    for condition, name in reversed(conditions):
+        found = jnp.where(condition, jnp.int32(codes[name]), found)
+    return found

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 
 from .. import show
 from .. import status as statuses
+from ..design import of_examples
 from ..estimate import Estimate
 from ..geometry.pairs import Pairs, pairs
 from ..leave_one_out import (
     Rows,
+    S_left_out,
     above_zero,
     first_problem,
     left_out,
@@ -98,6 +100,7 @@ def norm_test(
     return norm_test_of(r, theta, population)
 
 
+@jax.jit
 def norm_test_of(r: Rows, theta, population=None):
     def size(S, sq_mean):
         return S / (theta**2 * sq_mean + (0 if population is None else S / population))
@@ -142,6 +145,7 @@ def inner_product_test(
     return inner_product_test_of(r, theta, _pairs("inner_product_test", gram, r))
 
 
+@jax.jit
 def inner_product_test_of(r: Rows, theta, both):
     values = None if both is None else _along_left_out(both).along / theta**2
     return _tested(_along(r) / theta**2, values, r)
@@ -181,6 +185,7 @@ def orthogonality_test(
     return orthogonality_test_of(r, nu, _pairs("orthogonality_test", gram, r))
 
 
+@jax.jit
 def orthogonality_test_of(r: Rows, nu, both):
     def size(S, along, sq_mean):
         # With one parameter there is no other direction: what is left is rounding.
@@ -225,10 +230,10 @@ def _along_left_out(both: Pairs) -> _AlongLeftOut:
     sq_mean = resolved(both.sq_mean, -2 * a * d, a**2 * e)
     inner = d[:, None] + a[None] * (d[None] - C) - (a**2 * e)[None]
     inner = jnp.where(jnp.eye(len(w), dtype=bool), 0, inner / sq_mean[None])
-    divisor = rest - (jnp.sum(w**2) - w**2) / rest
-    along = jnp.sum(w[:, None] * inner**2, 0) / divisor
-    S = resolved(jnp.sum(w * e), -w * (1 + a) * e) / divisor
-    return _AlongLeftOut(S, along, sq_mean)
+    design = of_examples(w)
+    along = jnp.sum(w[:, None] * inner**2, 0) / design.divisor_left
+    along = jnp.where(design.enough, along, jnp.nan)
+    return _AlongLeftOut(S_left_out(design, both.S, e), along, sq_mean)
 
 
 def _pairs(caller, gram, r):

@@ -5,6 +5,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 import chex
+import jax
 import numpy as np
 
 from ... import tables
@@ -14,7 +15,8 @@ from .. import status as statuses
 from ..estimate import Estimate
 from ..geometry.directions import diversity_of
 from ..geometry.pairs import pairs
-from ..leave_one_out import above_zero, common_weights, left_out, per_example, reciprocal, rows
+from ..leave_one_out import above_zero, common_weights, per_example, rows
+from ..scale.examples import of_totals
 from .criteria import inner_product_test_of, norm_test_of, orthogonality_test_of
 from .schedules import cabs_of
 
@@ -185,24 +187,23 @@ def recommend_batch_size(
         weights = common_weights(caller, {"losses": losses}, weights)
     r = rows(caller, mean, inner=inner, weights=weights, **spread)
     both = None if gram is None else pairs(caller, gram, r.weights)
+    rate = None if losses is None or learning_rate is None else (losses, learning_rate, optimum)
+    return _criteria(mean, r, both, rate, theta, nu)
+
+
+@jax.jit
+def _criteria(mean, r, both, rate, theta, nu):
     along = r.along is not None
-    rate = losses is not None and learning_rate is not None
     return Recommendation(
-        noise_scale=_noise_scale(r),
+        noise_scale=of_totals(mean, r.weights, r.given).B_simple,
         diversity_bound=None if r.sq_norms is None else diversity_of(r).batch_size_bound,
         norm_test=norm_test_of(r, theta).batch_size,
         inner_product_test=inner_product_test_of(r, theta, both).batch_size if along else None,
         orthogonality_test=orthogonality_test_of(r, nu, both).batch_size if along else None,
-        cabs=cabs_of(r, losses, learning_rate, optimum) if rate else None,
+        cabs=None if rate is None else cabs_of(r, *rate),
         examples=r.moments.examples,
         status=r.moments.status,
     )
-
-
-def _noise_scale(r):
-    m, out = r.moments, left_out(r)
-    values = None if out is None else out.sq_gradient_norm / out.S
-    return reciprocal(m.sq_gradient_norm / m.S, values, r.kept, m.status)
 
 
 def _missing(result):
@@ -256,6 +257,8 @@ def _about(result, question):
     return lines
 
 
+# Statuses of a number without an error.
+_WITHOUT_ERROR = ("error not known", "no inner products", "too few to leave one out")
 # Widths upper/lower of an interval, and what to call them.
 _WIDTHS = ((1.5, "Well known"), (4.0, "Roughly known"), (math.inf, "Hardly known"))
 
@@ -263,7 +266,7 @@ _WIDTHS = ((1.5, "Well known"), (4.0, "Roughly known"), (math.inf, "Hardly known
 def _how_sure(criterion: _Criterion, e: Estimate) -> str:
     lower, upper = float(e.lower), float(e.upper)
     name = statuses.names(e.status)
-    if name == "error not known":
+    if name in _WITHOUT_ERROR:
         return f"Its interval needs {criterion.interval}, and at least three examples."
     if np.isinf(upper):
         return "Not bounded above by these examples."

@@ -10,7 +10,7 @@ from ...contract import same_structure
 from ...per_example.numbers import abs2
 from .. import show
 from .. import status as statuses
-from ..estimate import Estimate
+from ..estimate import Estimate, student
 from ..leave_one_out import (
     Rows,
     above_zero,
@@ -23,8 +23,8 @@ from ..leave_one_out import (
     positive,
     rows,
     spread_status,
-    student,
 )
+from ..moments import SINGLE
 
 
 def cabs(
@@ -67,6 +67,7 @@ def cabs(
     return cabs_of(r, losses, learning_rate, optimum)
 
 
+@jax.jit
 def cabs_of(r: Rows, losses, learning_rate, optimum):
     w, excess = r.weights, jnp.where(r.kept, losses - optimum, 0)
     summed = jnp.sum(w * excess)
@@ -124,7 +125,12 @@ def adascale_gain(
     above_zero("adascale_gain", replicas=replicas, base_batch_size=base_batch_size)
     spread: Any = {"sq_norms": sq_norms, "sq_deviations": sq_deviations, "variance": variance}
     r = rows("adascale_gain", mean, inner=inner, weights=weights, **spread)
-    m, out, k, base = r.moments, left_out(r), replicas, base_batch_size
+    return _gain(r, replicas, base_batch_size)
+
+
+@jax.jit
+def _gain(r, k, base):
+    m, out = r.moments, left_out(r)
 
     def gain(signal):
         return (1 / base + signal) / (1 / (k * base) + signal)
@@ -202,7 +208,11 @@ def early_stopping(
     status: ok
     """
     same_structure(variance, mean, "variance", "early_stopping")
-    weights = common_weights("early_stopping", {}, weights)
+    return _early_stopping(mean, variance, common_weights("early_stopping", {}, weights))
+
+
+@jax.jit
+def _early_stopping(mean, variance, weights):
     examples = jnp.sum(weights) ** 2 / jnp.sum(weights**2)
     ratios, empty = [], []
     pairs_of_leaves = zip(jax.tree.leaves(mean), jax.tree.leaves(variance), strict=True)
@@ -215,7 +225,7 @@ def early_stopping(
     used = sum(size for _, size in ratios) - skipped
     evidence = 1 - examples * sum((x for x, _ in ratios), jnp.zeros(())) / used
     status = statuses.first_that_holds(
-        (examples < 1 + 1e-5, "one example"),
+        (examples < 1 + SINGLE, "one example"),
         (used == 0, "no spread"),
         (jnp.isnan(evidence), "not finite"),
         (jnp.isinf(evidence), "coordinate without spread"),

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from .. import show
@@ -83,6 +84,7 @@ def diversity(
     return diversity_of(rows("diversity", mean, sq_norms=sq_norms, inner=inner, weights=weights))
 
 
+@jax.jit
 def diversity_of(r: Rows) -> Diversity:
     n, w2 = r.moments.examples, r.weights**2
     squares, summed = w2 * r.sq_norms, jnp.sum(w2)
@@ -156,7 +158,11 @@ def confusion(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> Con
     >>> print(found.inner.value, found.inner_pair, found.cosine.value, found.cosine_pair)
     -3.0 [0 1] -1.0 [0 1]
     """
-    k = pairs("confusion", gram, weights)
+    return _confusion(pairs("confusion", gram, weights))
+
+
+@jax.jit
+def _confusion(k: Pairs) -> Confusion:
     cosines, usable = _cosines(k)
     smallest = []
     for values, rows_used in ((k.gram, k.kept), (cosines, usable)):
@@ -231,7 +237,11 @@ def stiffness(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> Sti
     >>> print(f"{found.sign.value:.4f} {found.cosine.value:.4f}")
     -0.1667 -0.1667
     """
-    k = pairs("stiffness", gram, weights)
+    return _stiffness(pairs("stiffness", gram, weights))
+
+
+@jax.jit
+def _stiffness(k: Pairs) -> Stiffness:
     cosines, usable = _cosines(k)
     w = jnp.where(usable, k.weights, 0)
     sign, cosine = (_mean_of_pairs(x, w, k.status) for x in (jnp.sign(k.gram), cosines))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from ...contract import checked_weights, wide
 from ...per_example import total
-from ..leave_one_out import scaled, spread_status
+from ..design import scaled
+from ..leave_one_out import spread_status
 from ..moments import moments
 
 
@@ -49,7 +50,12 @@ def pairs(caller: str, gram: Any, weights: Any) -> Pairs:
             f"`{caller}`: `gram` must be the inner products of all pairs, [B, B], from "
             f"funcbackprop.Gram(), or a tree with such leaves; got shapes {shapes}"
         )
-    w = scaled(checked_weights(weights, shapes[0][0], caller))
+    return _pairs(gram, checked_weights(weights, shapes[0][0], caller))
+
+
+@jax.jit
+def _pairs(gram, weights):
+    w = scaled(weights)
     kept = w > 0
     both = kept[:, None] & kept[None]
     K = jnp.where(both, total(jax.tree.map(wide, gram)), 0)

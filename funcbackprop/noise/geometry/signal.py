@@ -1,5 +1,6 @@
 """Signal and noise of every parameter: GSNR and normalised variance."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -13,10 +14,10 @@ from ...per_example.numbers import abs2
 from ...tables import number
 from .. import show
 from .. import status as statuses
-from ..leave_one_out import common_weights, first_that_holds, scaled
-
-# Effective examples beyond the first that are rounding, as in `moments`.
-_SINGLE = 1e-5
+from ..design import scaled
+from ..leave_one_out import common_weights
+from ..moments import SINGLE
+from ..status import first_that_holds
 
 
 class CoordinateRatio(NamedTuple):
@@ -82,7 +83,7 @@ def gsnr(mean: chex.ArrayTree, variance: chex.ArrayTree, *, weights: chex.Array)
     >>> print(found.mean, found.skipped)
     3.75 1
     """
-    return _ratios(lambda square, v, c: (square - c * v, v), mean, variance, weights, "gsnr")
+    return _ratios(_signal_to_noise, mean, variance, weights, "gsnr")
 
 
 def normalised_variance(
@@ -106,14 +107,26 @@ def normalised_variance(
     >>> print(normalised_variance(g.mean(), jnp.var(g, ddof=1), weights=jnp.ones(2)).mean)
     0.4
     """
-    rule = lambda square, v, c: (v, square + v * (1 - c))  # noqa: E731
-    return _ratios(rule, mean, variance, weights, "normalised_variance")
+    return _ratios(_normalised, mean, variance, weights, "normalised_variance")
+
+
+def _signal_to_noise(square, v, c):
+    return square - c * v, v
+
+
+def _normalised(square, v, c):
+    return v, square + v * (1 - c)
 
 
 def _ratios(rule, mean, variance, weights, caller):
     """`rule(gbar_k^2, V_k, 1/n) -> (numerator, denominator)`; 0/0 where both inputs are 0."""
     same_structure(variance, mean, "variance", caller)
-    w = scaled(common_weights(caller, {}, weights))
+    return _computed(rule, mean, variance, common_weights(caller, {}, weights))
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def _computed(rule, mean, variance, weights):
+    w = scaled(weights)
     concentration = jnp.sum(w**2) / jnp.sum(w) ** 2
 
     def one(m, v):
@@ -130,7 +143,7 @@ def _ratios(rule, mean, variance, weights, caller):
     summed = sum((x for _, x, _ in found), jnp.zeros(()))
     whole = summed / sum(sizes, jnp.zeros((), int))
     status = first_that_holds(
-        (~(1 / concentration > 1 + _SINGLE), "one example"),
+        (~(1 / concentration > 1 + SINGLE), "one example"),
         (sum(sizes, jnp.zeros((), int)) == 0, "no spread"),
         (jnp.isnan(whole), "not finite"),
         (jnp.isinf(whole), "coordinate without spread"),

@@ -10,13 +10,11 @@ from .. import show
 from .. import status as statuses
 from ..estimate import Estimate, unknown
 from ..leave_one_out import choose, first_problem, plain, positive, scaled_by
+from ..moments import ROUNDING_FACTOR
 from .pairs import Pairs, pairs
 
 # Fewest examples for four different ones.
 _FEWEST = 4
-# tr(Sigma^2) is a difference of terms of the size of (tr Sigma)^2/n^2; so many unit roundoffs of
-# them are zero.
-_ROUNDING = 16
 # Share of S that the other examples must hold, so that the traces without one are no rounding.
 _RESOLVED = 0.005
 
@@ -81,7 +79,11 @@ def covariance_spectrum(
     >>> print(f"{found.biased_eigenvalues[0]:.4f} {found.S:.4f}")
     1.0000 1.0000
     """
-    k = pairs("covariance_spectrum", gram, weights)
+    return _spectrum(pairs("covariance_spectrum", gram, weights))
+
+
+@jax.jit
+def _spectrum(k: Pairs) -> CovarianceSpectrum:
     root, summed = jnp.sqrt(k.weights), jnp.sum(k.weights)
     divisor = summed - jnp.sum(k.weights**2) / summed
     matrix = root[:, None] * k.centred * root[None] / divisor
@@ -147,7 +149,11 @@ def effective_rank(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -
     >>> print(f"{found.effective_rank.value:.1f}")
     3.0
     """
-    k = pairs("effective_rank", gram, weights)
+    return _effective_rank(pairs("effective_rank", gram, weights))
+
+
+@jax.jit
+def _effective_rank(k: Pairs) -> EffectiveRank:
     # Squares of squared gradients under- and overflow: S is the unit until the end.
     unit = jnp.where(k.S > 0, k.S, 1)
     k = k._replace(centred=k.centred / unit)
@@ -171,7 +177,8 @@ def effective_rank(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -
 def _rank(whole, left, kept, status):
     """The ratio of the traces; no rank is below 1, so a limit may be moved there."""
     (above, below), (above_left, below_left) = whole, left
-    rounding = _ROUNDING * jnp.finfo(above.dtype).eps * above / jnp.sum(kept) ** 2
+    # tr(Sigma^2) is a difference of terms of this size.
+    rounding = ROUNDING_FACTOR * jnp.finfo(above.dtype).eps * above / jnp.sum(kept) ** 2
     zero = below <= rounding
     status = first_problem(status, (zero, "spectrum not above zero"))
     known = plain(above / below, above_left / below_left, kept, status)

@@ -1,5 +1,6 @@
 """Tail index of the gradient noise, beside that of Gaussian noise with the same covariance."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -132,7 +133,13 @@ def tail_index(
     """
     n = batch_size(gradients, "tail_index")
     _check(n, block, tail, surrogates)
-    w = scaled(checked_weights(weights, n, "tail_index"))
+    weights = checked_weights(weights, n, "tail_index")
+    return _tail_index(gradients, key, weights, block, tail, surrogates)
+
+
+@functools.partial(jax.jit, static_argnames=("block", "tail", "surrogates"))
+def _tail_index(gradients, key, weights, block, tail, surrogates):
+    n, w = len(weights), scaled(weights)
     x, kept, used = _noise(gradients, w)
 
     def measured(key_and_own):

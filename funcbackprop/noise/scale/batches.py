@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ...contract import batch_size, rows, wide
-from . import left_out
+from ..design import of_parts
 from .examples import Sums, assembled, excess
 from .result import NoiseScale
 
@@ -68,10 +68,11 @@ def noise_scale_of_batches(
         own = _sizes(examples, ())
         sizes = _everywhere(own, axis_name)
         sums = [_sums_of_devices(wide(g), own, sizes, axis_name) for g in leaves]
-    design = left_out.of_parts(sizes)
+    design = of_parts(sizes)
     return assembled(sums, gradients, design, jnp.sum(sizes), groups, "noise_scale_of_batches")
 
 
+@jax.jit
 def _sums_of_rows(g, sizes):
     g = jnp.where(rows(sizes > 0, g), g, 0).reshape(len(g), -1)
     share = (sizes / jnp.sum(sizes)).astype(g.dtype)

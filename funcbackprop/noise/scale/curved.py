@@ -15,8 +15,8 @@ from ...curvature import hvp
 from ...files import json_safe
 from ...per_example import Mean, WeightedSum, gradient_statistics
 from .. import status as statuses
-from ..estimate import Estimate
-from .ratio import around, covariance_of, ratio, student
+from ..estimate import Estimate, student
+from .ratio import around, covariance_of, ratio
 
 _MIN_PARTS = 4  # three are left when one is left out
 _ESTIMATES = ("trace", "curvature", "sq_gradient_norm", "B_noise", "max_step")
@@ -130,6 +130,11 @@ def curvature_noise_scale(
     n = batch_size(batch, "curvature_noise_scale")
     _check(n, parts, probes)
     weights = checked_weights(weights, n, "curvature_noise_scale")
+    # Compiled as a whole: one by one, its many small operations cost several times as much.
+    return jax.jit(lambda *x: _estimated(loss, parts, probes, *x))(params, batch, weights, key)
+
+
+def _estimated(loss, parts, probes, params, batch, weights, key):
     key_parts, key_signs = jax.random.split(key)
     batches, w = _divided(batch, weights, parts, key_parts)
     signs = jax.random.rademacher(key_signs, (parts, probes, w.shape[1]), w.dtype)

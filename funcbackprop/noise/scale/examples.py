@@ -12,10 +12,9 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from ...contract import checked_weights, wide
 from .. import status as statuses
+from ..design import Design, of_examples
 from ..moments import ROUNDING_FACTOR
-from . import left_out
-from .left_out import Design
-from .ratio import around, positive_ratio, unknown_covariance
+from .ratio import around, covariance, positive_ratio, unknown_covariance
 from .result import NoiseScale
 
 
@@ -101,18 +100,28 @@ def noise_scale(
             "`sq_deviations`, measured with funcbackprop.gradient_statistics"
         )
     weights = checked_weights(weights, _size(given, mean, weights), "noise_scale")
-    design = left_out.of_examples(weights)
+    design = of_examples(weights)
     by_leaf = all(jax.tree.structure(t) == jax.tree.structure(mean) for t in given.values())
     if by_leaf:
         means, columns = jax.tree.leaves(mean), {k: jax.tree.leaves(t) for k, t in given.items()}
     else:
         means, columns = [mean], {k: [_total(tree)] for k, tree in given.items()}
     sums = [
-        _sums(m, design.weights, **{name: wide(column[k]) for name, column in columns.items()})
+        _sums(m, design, **{name: wide(column[k]) for name, column in columns.items()})
         for k, m in enumerate(means)
     ]
     examples = 1 / design.share
     return assembled(sums, mean if by_leaf else None, design, examples, groups, "noise_scale")
+
+
+def of_totals(mean: chex.ArrayTree, weights: Any, columns: dict) -> NoiseScale:
+    """`noise_scale` in total, without its checks.
+
+    Args:
+      columns: name -> the total over leaves, [n]; also `variance`, S itself.
+    """
+    design = of_examples(weights)
+    return of_sums(_sums(mean, design, **columns), design, 1 / design.share)
 
 
 def assembled(
@@ -136,7 +145,7 @@ def assembled(
     whole = of_sums(total(sums), design, examples)
     if like is None:
         return whole
-    leaves = [of_sums(s, design, examples) for s in sums]
+    leaves = [of_sums(s, design, examples) for s in sums] if len(sums) > 1 else [whole]
     per_leaf = jax.tree.unflatten(jax.tree.structure(like), leaves)
     if groups is None:
         return whole._replace(per_leaf=per_leaf)
@@ -148,6 +157,7 @@ def assembled(
     return whole._replace(per_leaf=per_leaf, groups=by_group)
 
 
+@jax.jit
 def of_sums(sums: Sums, design: Design, examples: Any) -> NoiseScale:
     """The estimates for the parameters that were added up in `sums`."""
     S = sums.spread / design.divisor
@@ -160,9 +170,8 @@ def of_sums(sums: Sums, design: Design, examples: Any) -> NoiseScale:
     if sums.deviations is None:
         known = unknown_covariance(S, sq_norm)
     else:
-        known = left_out.covariance(design, S, sq_norm, excess, sums.deviations, sums.inner)
+        known = covariance(design, S, sq_norm, excess, sums.deviations, sums.inner)
     wrong = (
-        (~design.several, design.alone),
         (~jnp.isfinite(S + sq_norm), "not finite"),
         (rounding, "below rounding"),
     )
@@ -170,18 +179,19 @@ def of_sums(sums: Sums, design: Design, examples: Any) -> NoiseScale:
         (sums.inner is None, "no inner products"),
         (~design.enough, "too few to leave one out"),
     )
+
+    def first(*conditions):
+        return jnp.where(design.several, statuses.first_that_holds(*conditions), design.alone)
+
     q = design.quantile.astype(S.dtype)
-    status = statuses.first_that_holds(*wrong, *without_error)
-    no_S = (sums.deviations is None, "no inner products")
-    S_status = statuses.first_that_holds(*wrong, no_S, without_error[1])
+    status = first(*wrong, *without_error)
+    S_status = first(*wrong, (sums.deviations is None, "no inner products"), without_error[1])
     # A ratio that is infinite says so first; that its limits are unknown comes second.
-    ratio_status = statuses.first_that_holds(
-        *wrong, (sq_norm <= 0, "gradient not above zero"), *without_error
-    )
+    of_ratio = first(*wrong, (sq_norm <= 0, "gradient not above zero"), *without_error)
     return NoiseScale(
         S=around(S, known.scale * jnp.sqrt(known.numerator), q, S_status),
         sq_gradient_norm=around(sq_norm, known.scale * jnp.sqrt(known.denominator), q, status),
-        B_simple=positive_ratio(S, sq_norm, known, q, design.share, ratio_status),
+        B_simple=positive_ratio(S, sq_norm, known, q, design.share, of_ratio),
         examples=examples,
     )
 
@@ -191,8 +201,17 @@ def total(sums: list) -> Sums:
     return jax.tree.map(lambda *x: functools.reduce(operator.add, x), *sums)
 
 
-def _sums(mean, w, sq_norms: Any = None, sq_deviations: Any = None, inner: Any = None) -> Sums:
+@jax.jit
+def _sums(
+    mean,
+    design,
+    sq_norms: Any = None,
+    sq_deviations: Any = None,
+    inner: Any = None,
+    variance: Any = None,
+) -> Sums:
     """Of one leaf, or of all (`mean` is a tree), from what was measured."""
+    w = design.weights
     W, kept = jnp.sum(w), w > 0
     average = lambda x: jnp.sum(jnp.where(kept, w * x, 0)) / W  # noqa: E731
     if inner is None:
@@ -203,11 +222,13 @@ def _sums(mean, w, sq_norms: Any = None, sq_deviations: Any = None, inner: Any =
     else:
         eps, sq_mean = 0.0, average(inner)
         centred = inner - sq_mean
-    if sq_deviations is not None:
-        spread = W * average(sq_deviations)
-        return Sums(
-            sq_mean, spread, excess(w, spread, sq_deviations, centred), sq_deviations, centred
-        )
+    if sq_deviations is not None or variance is not None:
+        d = sq_deviations
+        if d is None and sq_norms is not None and inner is not None:
+            d = jnp.where(kept, sq_norms - 2 * inner + sq_mean, 0)
+        c = None if d is None else centred
+        spread = variance * design.divisor if sq_deviations is None else W * average(d)
+        return Sums(sq_mean, spread, excess(w, spread, d, c), d, c)
     cancelled = average(sq_norms)
     eps = max(eps, float(jnp.finfo(cancelled.dtype).eps))
     rounding = ROUNDING_FACTOR * eps * W * cancelled

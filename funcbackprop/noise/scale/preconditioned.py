@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from ...contract import Loss, checked_weights, differentiable, same_structure, wide
 from .. import status as statuses
-from . import left_out
+from ..design import of_examples
+from ..moments import SINGLE
 from .ratio import around, positive_ratio, unknown_covariance
 from .result import NoiseScale
 
@@ -71,9 +72,9 @@ def preconditioned_noise_scale(
         same_structure(tree, mean, name, caller)
     if weights is None:
         share = 1 / jnp.asarray(examples, jnp.result_type(float))
-        several = share < 1 / (1 + left_out.SINGLE)
+        several = share < 1 / (1 + SINGLE)
     else:
-        design = left_out.of_examples(checked_weights(weights, len(weights), caller))
+        design = of_examples(checked_weights(weights, len(weights), caller))
         share, several = design.share, design.several
     a = jax.tree.map(lambda p: METRICS[metric](wide(p)), preconditioner)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(a)] or [True]))
@@ -116,6 +117,7 @@ def preconditioned_loss(
     return scaled, jax.tree.map(jnp.zeros_like, kept)
 
 
+@jax.jit
 def _scale(mean, variance, a, share, several, finite):
     skip = a == 0  # 0 times an infinite variance is 0: the coordinate does not move
     S = jnp.sum(jnp.where(skip, 0, a * variance))

@@ -4,15 +4,10 @@ from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
-import numpy as np
-from scipy import stats as distributions
 
 from .. import status as statuses
-from ..estimate import LEVEL, Estimate
-
-# Degrees of freedom at which Student's quantile is tabulated; between them 1/freedom is linear.
-_FREEDOM = np.array([1, 1.2, 1.5, 1.75, *range(2, 31), 35, 40, 50, 70, 100, 200, np.inf])
-_QUANTILES = distributions.t(_FREEDOM).ppf(1 - (1 - LEVEL) / 2)
+from ..design import Design, S_moves, sq_norm_moves
+from ..estimate import Estimate
 
 
 class Covariance(NamedTuple):
@@ -36,22 +31,30 @@ def covariance_of(numerator, denominator, moves_n, moves_d, factor) -> Covarianc
     return Covariance(v_n, v_d, v, scale)
 
 
+def covariance(design: Design, S, sq_norm, excess, deviations, inner) -> Covariance:
+    """Of S and the unbiased |G|^2, by the delete-one jackknife: factor sum_i (t_-i - t)^2.
+
+    For equal weights this is its usual form, for both are U-statistics: the mean of the t_-i is t.
+    Unequal weights are not sizes; each difference counts once.
+
+    Args:
+      S, sq_norm, excess: of all; |G|^2 = |gbar|^2 - excess.
+      deviations: d_i, [n].
+      inner: c_i, [n], or None: then only the variance of S is known, and the others are NaN.
+    """
+    of_S = S_moves(design, S, deviations)
+    if inner is None:
+        of_sq_norm = jnp.full_like(of_S, jnp.nan)
+    else:
+        of_sq_norm = sq_norm_moves(design, excess, deviations, inner)
+    factor = jnp.where(design.enough, design.factor, jnp.nan)
+    return covariance_of(S, sq_norm, of_S, of_sq_norm, factor)
+
+
 def unknown_covariance(numerator, denominator) -> Covariance:
     """NaN: values without standard errors."""
     nan = jnp.full((1,), jnp.nan)
     return covariance_of(numerator, denominator, nan, nan, 1.0)
-
-
-def student(freedom: Any) -> chex.Array:
-    """The 97.5 % quantile of Student's distribution, for a number of degrees that may be traced.
-
-    Relative error below 1e-3; exact at the integers up to 30. Below one degree: that of one.
-
-    >>> print(f"{student(4):.3f} {student(1e9):.3f}")
-    2.776 1.960
-    """
-    inverse = 1 / jnp.maximum(jnp.asarray(freedom, jnp.result_type(float)), 1)
-    return jnp.interp(inverse, jnp.asarray(1 / _FREEDOM[::-1]), jnp.asarray(_QUANTILES[::-1]))
 
 
 def around(value: Any, error: Any, q: Any, status: Any = 0) -> Estimate:
@@ -116,7 +119,9 @@ def positive_ratio(numerator, denominator, covariance, q, share, status) -> Esti
     there = b + root > 0
     lower = jnp.where(there, jnp.maximum(a, 0) / jnp.where(there, b + root, 1), 0)
     bounded = (c > 0) & (d > 0)
-    upper = jnp.where(bounded, (b + root) / jnp.where(bounded, c, 1), jnp.inf)
+    # Rounding may leave an S below 0.
+    upper = jnp.maximum((b + root) / jnp.where(bounded, c, 1), lower)
+    upper = jnp.where(bounded, upper, jnp.inf)
     unknown = ~jnp.isfinite(a + b + c)
     lower, upper = (jnp.where(unknown, jnp.nan, x) for x in (lower, upper))
     positive = d > 0

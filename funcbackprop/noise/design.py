@@ -11,12 +11,12 @@ then costs no digits.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from .ratio import Covariance, covariance_of, student
-
-# Effective examples beyond the first that are rounding: one example, or a weight that dwarfs all.
-SINGLE = 1e-5
+from .estimate import student
+from .moments import SINGLE
+from .status import first_that_holds
 
 
 class Design(NamedTuple):
@@ -31,7 +31,7 @@ class Design(NamedTuple):
       quantile: of Student's distribution with n - 1 degrees of freedom.
       several: whether there is a spread at all.
       enough: whether one can be left out.
-      alone: the name of the status of one that has no other.
+      alone: the code of the status of one that has no other.
     """
 
     weights: Any
@@ -43,21 +43,22 @@ class Design(NamedTuple):
     quantile: Any
     several: Any
     enough: Any
-    alone: str
+    alone: Any
 
 
+@jax.jit
 def of_examples(weights: Any) -> Design:
     """Every g_i has the variance Sigma; `weights` [n] are relative importances."""
-    w = weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
+    w = scaled(weights)
     W, squares = jnp.sum(w), jnp.sum(w**2)
-    left = _safe(W - w)
+    left = safe(W - w)
     divisor_left = left - (squares - w**2) / left
     share = squares / W**2
     several = 1 / share > 1 + SINGLE
     return Design(
         weights=w,
         divisor=W - squares / W,
-        divisor_left=_safe(divisor_left),
+        divisor_left=safe(divisor_left),
         drop=w * (W**2 - 2 * w * W + squares) / (W * left),
         share=share,
         factor=1 - share,
@@ -65,54 +66,53 @@ def of_examples(weights: Any) -> Design:
         several=several,
         # Without the largest weight, two must be left.
         enough=several & (jnp.min(jnp.where(w > 0, divisor_left / W, 1)) > SINGLE),
-        alone="one example",
+        alone=first_that_holds((True, "one example")),
     )
 
 
+@jax.jit
 def of_parts(sizes: Any) -> Design:
     """The mean of part j, of m_j examples, has the variance Sigma/m_j; `sizes` [k] is m."""
     dtype = sizes.dtype
     parts = jnp.sum(sizes > 0).astype(dtype)
     return Design(
         weights=sizes,
-        divisor=_safe(parts - 1),
-        divisor_left=_safe(jnp.broadcast_to(parts - 2, sizes.shape)),
+        divisor=safe(parts - 1),
+        divisor_left=safe(jnp.broadcast_to(parts - 2, sizes.shape)),
         drop=(sizes > 0).astype(dtype),
         share=1 / jnp.sum(sizes),
         factor=1 - 1 / parts,
         quantile=student(parts - 1),
         several=parts > 1,
         enough=parts > 2,
-        alone="one part",
+        alone=first_that_holds((True, "one part")),
     )
 
 
-def covariance(design: Design, S, sq_norm, excess, deviations, inner) -> Covariance:
-    """Of S and the unbiased |G|^2, by the delete-one jackknife: factor sum_i (t_-i - t)^2.
-
-    For equal weights this is its usual form, for both are U-statistics: the mean of the t_-i is t.
-    Unequal weights are not sizes; each difference counts once.
-
-    Args:
-      S, sq_norm, excess: of all; |G|^2 = |gbar|^2 - excess.
-      deviations: d_i, [n].
-      inner: c_i, [n], or None: then only the variance of S is known, and the others are NaN.
-    """
-    w, kept = design.weights, design.weights > 0
-    d = jnp.where(kept, deviations, 0)
-    W, squares = jnp.sum(w), jnp.sum(w**2)
+def S_moves(design: Design, S: Any, deviations: Any) -> jax.Array:
+    """S without i, less S of all, [n]; `deviations` d_i."""
+    w = design.weights
+    W = jnp.sum(w)
     # Without i the sum of w d is smaller by w_i d_i W/(W - w_i).
-    S_moves = (S * design.drop - w * d * W / _safe(W - w)) / design.divisor_left
-    if inner is None:
-        sq_norm_moves = jnp.full_like(S_moves, jnp.nan)
-    else:
-        c = jnp.where(kept, inner, 0)
-        pairs_left = _safe((W - w) ** 2 - (squares - w**2))
-        sq_norm_moves = 2 * w * (w * (d + 2 * c + excess) - W * (c + excess)) / pairs_left
-    S_moves, sq_norm_moves = (jnp.where(kept, x, 0) for x in (S_moves, sq_norm_moves))
-    factor = jnp.where(design.enough, design.factor, jnp.nan)
-    return covariance_of(S, sq_norm, S_moves, sq_norm_moves, factor)
+    moves = (S * design.drop - w * deviations * W / safe(W - w)) / design.divisor_left
+    return jnp.where(w > 0, moves, 0)
 
 
-def _safe(x):
+def sq_norm_moves(design: Design, excess: Any, deviations: Any, inner: Any) -> jax.Array:
+    """The unbiased |G|^2 without i, less that of all, [n]; `deviations` d_i and `inner` c_i."""
+    w, d, c = design.weights, deviations, inner
+    W, squares = jnp.sum(w), jnp.sum(w**2)
+    pairs_left = safe((W - w) ** 2 - (squares - w**2))
+    moves = 2 * w * (w * (d + 2 * c + excess) - W * (c + excess)) / pairs_left
+    return jnp.where(w > 0, moves, 0)
+
+
+def scaled(weights: Any) -> jax.Array:
+    """Weights whose largest is 1, so that their squares neither over- nor underflow."""
+    weights = jnp.asarray(weights)
+    return weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
+
+
+def safe(x: Any) -> jax.Array:
+    """A divisor: 1 where it is not above 0, and the quotient is not used."""
     return jnp.where(x > 0, x, 1)
