@@ -22,6 +22,14 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """XLA optimizes little: for files whose time is the compilation of many small functions."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

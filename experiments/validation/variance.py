@@ -13,10 +13,7 @@ from funcbackprop.noise import (
     Spread,
     WithoutReplacement,
     WithReplacement,
-    groups,
-    parts,
-    spread,
-    tally,
+    across_batches,
 )
 
 from . import Setting
@@ -41,20 +38,25 @@ class Situation(NamedTuple):
 def streamed(loss, params, batches: Any, sampling=WithReplacement(), draws=1, many=20) -> Spread:  # noqa: B008
     """What `gradient_variance` computes, for mini-batches in one tree [batches, B, ...]; pure."""
     count, size = jax.tree.leaves(batches)[0].shape[:2]
-    counted = tally.Tally(many, sampling)
+    counted = across_batches.tally.Tally(many, sampling)
     for _ in range(count):
         counted.add(np.ones(size))
-    measure = groups.of_examples(loss, draws)
+    measure = across_batches.groups.of_examples(loss, draws)
 
     def step(states, item):
         batch, group = item
-        return groups.add(states, group, measure(params, batch, jnp.ones(size))), None
+        return across_batches.groups.add(
+            states, group, measure(params, batch, jnp.ones(size))
+        ), None
 
-    start = groups.empty(params, counted.groups, draws)
+    start = across_batches.groups.empty(params, counted.groups, draws)
     states, _ = jax.lax.scan(step, start, (batches, jnp.arange(count) % many))
-    divisors, setup = counted.divisors(), parts.setup(counted, sampling, draws, random=draws > 1)
-    found, _ = parts.parts(states, divisors, setup)
-    return jax.tree.map(lambda x: x[-1], spread.estimates(found, setup))
+    divisors, setup = (
+        counted.divisors(),
+        across_batches.parts.setup(counted, sampling, draws, random=draws > 1),
+    )
+    found, _ = across_batches.parts.parts(states, divisors, setup)
+    return jax.tree.map(lambda x: x[-1], across_batches.spread.estimates(found, setup))
 
 
 def _cut(data, size):

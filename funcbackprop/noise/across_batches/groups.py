@@ -11,6 +11,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...contract import Loss, differentiable, scalar_loss
 from ...per_example import Variance, gradient_statistics
@@ -24,10 +25,14 @@ _VARIANCE = Variance()
 def empty(params: chex.ArrayTree, groups: int, draws: int = 1) -> State:
     """The states of groups without examples; two trees like `params` for each, or three."""
     params, _ = differentiable(params, "gradient_variance")
-    state = _complete(_VARIANCE.init(params), ())
-    if draws > 1:
-        state["within"] = jax.tree.map(jnp.zeros_like, state["variance"])
-    return jax.tree.map(lambda x: jnp.zeros((groups, *x.shape), x.dtype), state)
+
+    def of_one():
+        state = _complete(_VARIANCE.init(params), ())
+        return state | ({"within": state["variance"]} if draws > 1 else {})
+
+    # Of NumPy, which compiles nothing for the shapes of the leaves.
+    form = jax.eval_shape(of_one)
+    return jax.tree.map(lambda x: np.zeros((groups, *x.shape), x.dtype), form)
 
 
 def of_examples(loss: Loss, draws: int = 1) -> Callable[..., State]:
@@ -61,6 +66,7 @@ def _complete(state, within):
 
 def add(groups: State, group: Any, state: State) -> State:
     """`groups` with the state of one mini-batch merged into that of `group` (may be traced)."""
+    groups = jax.tree.map(jnp.asarray, groups)
     old = jax.tree.map(lambda x: x[group], groups)
     new = merge(old, state)
     return jax.tree.map(lambda x, y: x.at[group].set(y.astype(x.dtype)), groups, new)

@@ -3,6 +3,8 @@
 Arrays are [1 + g, L + 1]: all data first, then without each group; the leaves, then their total.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -89,35 +91,46 @@ def setup(
     )
 
 
+def jitted(f: Callable) -> Callable:
+    """`f(setup, *args)`, pure, compiled once for all data of the same shapes."""
+    static = ("draws", "coupled")
+
+    @partial(jax.jit, static_argnames=static)
+    def compiled(numbers, *args, draws, coupled):
+        return f(Setup(**numbers, draws=draws, coupled=coupled), *args)
+
+    def call(setup, *args):
+        numbers = {k: v for k, v in setup._asdict().items() if k not in static}
+        return compiled(numbers, *args, draws=setup.draws, coupled=setup.coupled)
+
+    return call
+
+
 def parts(groups: dict, divisors: Divisors, setup: Setup) -> tuple[Parts, chex.ArrayTree]:
     """`Parts`, and the elementwise variance of one example as a tree; pure.
 
     Args:
-      groups: states behind a leading axis [g], none of them empty.
+      groups: states behind a leading axis [g] or longer; those after the first g are not used.
     """
     g = len(setup.weights)
     kept = np.concatenate([np.ones((1, g)), 1 - np.eye(g)])[: len(divisors.mean)]
     shares = jnp.asarray(kept * setup.weights[None], jnp.result_type(float))
     shares = shares / jnp.sum(shares, 1, keepdims=True)
     rows = Divisors(*(jnp.asarray(x, shares.dtype) for x in divisors))
-    leaves = _leaves(groups)
+    leaves = _leaves(jax.tree.map(lambda x: x[:g], groups))
 
-    def of_all_leaves(given):
+    def of_all_leaves(_, given):
         shares, row = given
         found = [_of_leaf(leaf, shares, row, setup) for leaf in leaves]
-        numbers, variance, grams = zip(*found, strict=True)
-        return {k: jnp.stack([x[k] for x in numbers]) for k in numbers[0]}, variance, grams
+        numbers, variance = zip(*found, strict=True)
+        return variance, {k: jnp.stack([x[k] for x in numbers]) for k in numbers[0]}
 
-    given = shares, rows
-    whole, variance, grams = of_all_leaves(jax.tree.map(lambda x: x[0], given))
-    rest = jax.lax.map(lambda x: of_all_leaves(x)[0], jax.tree.map(lambda x: x[1:], given))
-
-    def with_total(all_data, left_out):
-        x = jnp.concatenate([all_data[None], left_out])
-        return jnp.concatenate([x, jnp.sum(x, 1, keepdims=True)], axis=1)
-
-    numbers = {k: with_total(x, rest[k]) for k, x in whole.items()}
-    error = _gaussian_error([*grams, total(list(grams))], setup.batches)
+    # Backwards, so that the variance which is left at the end is that of all data.
+    start = tuple(jnp.zeros_like(leaf["variance"][0]) for leaf in leaves)
+    variance, numbers = jax.lax.scan(of_all_leaves, start, (shares, rows), reverse=True)
+    numbers = {k: jnp.concatenate([x, jnp.sum(x, 1, keepdims=True)], 1) for k, x in numbers.items()}
+    grams = [_gram(leaf["mean"], shares[0]) for leaf in leaves]
+    error = _gaussian_error([*grams, total(grams)], setup.batches)
     tree = jax.tree.unflatten(jax.tree.structure(groups["mean"]), variance)
     return Parts(**numbers, gaussian_error=error), tree
 
@@ -144,13 +157,11 @@ def _leaves(groups):
 
 
 def _of_leaf(leaf, shares, row, setup):
-    """Parts of one leaf as scalars, its elementwise variance, and the Gram matrix of its groups."""
+    """Parts of one leaf as scalars, and its elementwise variance."""
     shares = shares.astype(leaf["variance"].dtype)
     row = Divisors(*(x.astype(shares.dtype) for x in row))
-    # About the first group, so that a mean far larger than the spread does not cancel.
-    from_first = leaf["mean"] - leaf["mean"][:1]
-    apart = from_first - _average(shares, from_first)[None]
-    mean = leaf["mean"][0] + _average(shares, from_first)
+    apart = _apart(leaf["mean"], shares)
+    mean = leaf["mean"][0] - apart[0]
     between_groups = _average(shares, abs2(apart))
     own = shares * (1 - leaf["concentration"].astype(shares.dtype))
     mean_square = _average(own, leaf["variance"]) + between_groups
@@ -172,16 +183,24 @@ def _of_leaf(leaf, shares, row, setup):
         "ratios": jnp.sum(ratio),
         "coordinates": jnp.sum(known, dtype=ratio.dtype),
     }
-    return found, between + within, _gram(apart, shares)
+    return found, between + within
 
 
 def _average(shares, x):
     return jnp.tensordot(shares.astype(x.dtype), x, 1)
 
 
-def _gram(apart, shares):
+def _apart(means, shares):
+    """The groups' deviations from their mean."""
+    # About the first group, so that a mean far larger than the spread does not cancel.
+    from_first = means - means[:1]
+    return from_first - _average(shares, from_first)[None]
+
+
+def _gram(means, shares):
     """Inner products of the groups' deviations, each scaled by the root of its share."""
-    flat = apart.reshape(len(shares), -1) * jnp.sqrt(shares).astype(apart.dtype)[:, None]
+    flat = _apart(means, shares).reshape(len(shares), -1)
+    flat = flat * jnp.sqrt(shares).astype(flat.dtype)[:, None]
     return (flat @ jnp.conj(flat).T).real
 
 

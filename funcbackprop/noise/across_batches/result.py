@@ -10,13 +10,15 @@ import numpy as np
 from ...files import json_safe
 from ...tables import labels
 from ..estimate import Estimate
-from .parts import Parts, Setup
+from .parts import Parts, Setup, jitted
 from .sampling import Sampling, checked_size
-from .spread import Spread, disagree, estimated, positive, reasons
+from .spread import Spread, predicted
 from .words import sentences, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_predicted = jitted(lambda setup, parts, *factors: predicted(parts, setup, *factors))
 
 _LONGEST_NAME = 34  # of a leaf, beside the axis of a figure
 
@@ -126,14 +128,8 @@ class GradientVariance:
                 f"`at_batch_size`: draws={draws} needs the part of the variance within an example, "
                 "which one draw cannot tell; run `gradient_variance` with draws=2 or more"
             )
-        p = self.parts
-        found = estimated(
-            p.between * self.sampling.factor(size) + p.within / (size * draws),
-            self.setup,
-            *reasons(p, self.setup),
-            (disagree(p, self.setup), "batches no random samples"),
-        )
-        found = positive(found, self.setup)
+        factors = self.sampling.factor(size), 1 / (size * draws)
+        found = jax.device_get(_predicted(self.setup, self.parts, *factors))
         leaves = [jax.tree.map(lambda x, k=k: x[k], found) for k in self._leaves]
         return Prediction(jax.tree.map(lambda x: x[-1], found), self._tree(leaves))
 

@@ -79,6 +79,12 @@ def estimates(p: Parts, setup: Setup) -> Spread:
     return Spread(**(found | _nested(p, setup, why)))._replace(**_of_coupled(found, setup))
 
 
+def predicted(p: Parts, setup: Setup, factor: Any, of_draws: Any) -> Estimate:
+    """(between) factor + (within) of_draws: the variance of another mini-batch, [L + 1]; pure."""
+    why = *reasons(p, setup), (disagree(p, setup), "batches no random samples")
+    return positive(estimated(p.between * factor + p.within * of_draws, setup, *why), setup)
+
+
 def _across(p, setup):
     seen = p.from_batches * setup.factor + p.within / (setup.size * setup.draws)
     finite = jnp.isfinite(p.sq_gradient_norm[0]) | jnp.asarray(setup.alone)

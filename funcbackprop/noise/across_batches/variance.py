@@ -1,11 +1,11 @@
 """`gradient_variance`: how much the gradient differs from mini-batch to mini-batch."""
 
+import math
 from functools import partial
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ...contract import Loss, checked_params, differentiable, leaf_names
@@ -94,10 +94,9 @@ def gradient_variance(
     )
     divisors = tally.divisors()
     setup = made.setup(tally, sampling, draws, coupled=coupled, random=random)
-    states = jax.tree.map(lambda x: x[: tally.groups], states)
-
-    numbers = {k: v for k, v in setup._asdict().items() if k not in _STATIC}
-    parts, variance, estimates = _finished(states, divisors, numbers, draws, coupled)
+    parts, variance = _parts(states, divisors, setup)
+    # On the host: what follows compiles nothing for the shape of a few numbers.
+    parts, estimates = jax.device_get((parts, _estimates(setup, parts)))
     names = leaf_names(states["mean"])
     return GradientVariance(
         estimates=estimates,
@@ -114,15 +113,9 @@ def gradient_variance(
     )
 
 
-_STATIC = ("draws", "coupled")
-
-
-@partial(jax.jit, static_argnames=_STATIC)
-def _finished(states, divisors, numbers, draws, coupled):
-    """Apart from the loss, so that a study of many parameters compiles it once."""
-    setup = made.Setup(**numbers, draws=draws, coupled=coupled)
-    parts, variance = made.parts(states, divisors, setup)
-    return parts, variance, spread.estimates(parts, setup)
+# Apart from the loss, so that a study of many parameters compiles them once.
+_parts = jax.jit(made.parts)
+_estimates = made.jitted(lambda setup, parts: spread.estimates(parts, setup))
 
 
 def _streamed(measure, params, stream, sampling, draws, groups, coupled):
@@ -145,7 +138,7 @@ def _streamed(measure, params, stream, sampling, draws, groups, coupled):
             )
         group = tally.next_group
         tally.add(np.ones(1) if coupled else np.asarray(item.weights))
-        states, finite = step(states, params, item.batch, item.weights, jnp.int32(group))
+        states, finite = step(states, params, item.batch, item.weights, np.int32(group))
         if bad is None and not finite:
             bad = item
     return tally, states, bad, random
@@ -190,6 +183,6 @@ def _culprit(loss, params, item: MiniBatch, coupled: bool) -> int | None:
 
 def _skipped(means, parts) -> np.ndarray:
     """Coordinates left out of the normalised variance, of each leaf and in total."""
-    sizes = np.array([x[0].size for x in jax.tree.leaves(means)], np.int64)
+    sizes = np.array([math.prod(x.shape[1:]) for x in jax.tree.leaves(means)], np.int64)
     known = np.rint(np.asarray(parts.coordinates[0], np.float64)).astype(np.int64)
     return np.append(sizes, sizes.sum()) - known
