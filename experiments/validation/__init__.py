@@ -1,4 +1,4 @@
-"""Settings with a known truth, family by family, for `estimator_validation.py` and the tests."""
+"""Settings with a known truth, family by family, for `estimator_validation.py`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ class Setting(NamedTuple):
       setting: what is drawn, in a few words, with its sizes.
       truth: what the estimator is unbiased for.
       estimate: `key -> Estimate` of one repetition; pure, so that it can be vmapped.
-      repetitions: in the printed table; the tests take fewer.
+      repetitions: in the printed table.
       biased: why the mean is not the truth, where the estimator does not claim it (a ratio); its
         interval must cover all the same.
     """
