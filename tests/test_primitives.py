@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 
 import funcbackprop as fb
 from funcbackprop.reference.coverage import coverage
@@ -59,10 +60,6 @@ def _leaf_error(a, b):
     return float(np.max(np.abs(a - b), initial=0.0) / max(1.0, np.max(np.abs(b), initial=0.0)))
 
 
-# Compiled without optimisation, since each runs once.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
 def expected(case, args):
     """Outputs, cotangents and gradients; what is not differentiated is left out of the last."""
     if not case.jax:
@@ -74,7 +71,7 @@ def expected(case, args):
         outputs, pull = jax.vjp(case.fun, *args)
         return outputs, without_float0(pull(cotangents(outputs)))
 
-    outputs, gradients = jax.jit(value_and_gradients, compiler_options=QUICK)(args)
+    outputs, gradients = quick(value_and_gradients)(args)
     return outputs, cotangents(outputs), gradients
 
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from .estimate import student
-from .moments import SINGLE
-from .status import first_that_holds
+from .moments import SINGLE, scaled
+from .status import code
 
 
 class Design(NamedTuple):
@@ -66,7 +66,7 @@ def of_examples(weights: Any) -> Design:
         several=several,
         # Without the largest weight, two must be left.
         enough=several & (jnp.min(jnp.where(w > 0, divisor_left / W, 1)) > SINGLE),
-        alone=first_that_holds((True, "one example")),
+        alone=jnp.int32(code("one example")),
     )
 
 
@@ -85,7 +85,7 @@ def of_parts(sizes: Any) -> Design:
         quantile=student(parts - 1),
         several=parts > 1,
         enough=parts > 2,
-        alone=first_that_holds((True, "one part")),
+        alone=jnp.int32(code("one part")),
     )
 
 
@@ -105,12 +105,6 @@ def sq_norm_moves(design: Design, excess: Any, deviations: Any, inner: Any) -> j
     pairs_left = safe((W - w) ** 2 - (squares - w**2))
     moves = 2 * w * (w * (d + 2 * c + excess) - W * (c + excess)) / pairs_left
     return jnp.where(w > 0, moves, 0)
-
-
-def scaled(weights: Any) -> jax.Array:
-    """Weights whose largest is 1, so that their squares neither over- nor underflow."""
-    weights = jnp.asarray(weights)
-    return weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
 
 
 def safe(x: Any) -> jax.Array:

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats as distributions
+from scipy import special
 
 from ..files import json_safe
 from ..tables import number
@@ -16,7 +16,8 @@ from . import status as statuses
 LEVEL = 0.95
 # Degrees of freedom at which Student's quantile is tabulated; between them 1/freedom is linear.
 _FREEDOM = np.array([1, 1.2, 1.5, 1.75, *range(2, 61), 70, 100, 200, np.inf])
-_QUANTILES = distributions.t(_FREEDOM).ppf(1 - (1 - LEVEL) / 2)
+_TAIL = 1 - (1 - LEVEL) / 2
+_QUANTILES = np.append(special.stdtrit(_FREEDOM[:-1], _TAIL), special.ndtri(_TAIL))
 _KNOTS = 1 / _FREEDOM[:0:-1]  # from 0, of infinite freedom
 _BENDS = np.diff(np.diff(_QUANTILES[::-1]) / np.diff(1 / _FREEDOM[::-1]), prepend=0)
 
@@ -78,11 +79,20 @@ def normal(
     >>> print(normal(1.0, 0.5))
     1 [0.02, 1.98]
     """
-    q = quantile(freedom)
-    value, standard_error = jnp.broadcast_arrays(value, standard_error)
-    half = q * standard_error
+    return around(value, standard_error, quantile(freedom), status)
+
+
+def around(value: Any, error: Any, q: Any, status: Any = 0) -> Estimate:
+    """value -/+ q standard errors."""
+    value, error = jnp.broadcast_arrays(value, error)
     status = jnp.broadcast_to(jnp.asarray(status, jnp.int32), value.shape)
-    return Estimate(value, standard_error, value - half, value + half, status)
+    return Estimate(value, error, value - q * error, value + q * error, status)
+
+
+def on_log_scale(value: Any, half: Any) -> tuple:
+    """`(lower, upper)` at a distance of `half` in the logarithm of a value above 0."""
+    factor = jnp.exp(half)
+    return value / factor, value * factor
 
 
 def quantile(freedom: float | None = None) -> float:
@@ -91,9 +101,7 @@ def quantile(freedom: float | None = None) -> float:
     >>> print(f"{quantile():.3f} {quantile(3):.3f}")
     1.960 3.182
     """
-    tail = 1 - (1 - LEVEL) / 2
-    law = distributions.norm() if freedom is None else distributions.t(freedom)
-    return float(law.ppf(tail))
+    return float(special.ndtri(_TAIL) if freedom is None else special.stdtrit(freedom, _TAIL))
 
 
 def student(freedom: Any) -> chex.Array:

@@ -16,15 +16,14 @@ import jax.numpy as jnp
 
 from ..contract import checked_weights, same_structure, wide
 from ..per_example import total
-from ..per_example.numbers import abs2
 from .design import S_moves, of_examples, safe, scaled, sq_norm_moves
-from .estimate import Estimate, student
+from .estimate import Estimate, on_log_scale, student
 from .moments import Moments, moments
-from .status import STATUS, first_that_holds
+from .moments import sq_norm as sq_norm_of_leaf
+from .status import code, first_problem
 
 # A sum that cancels to fewer than this many unit roundoffs has lost two digits or more.
 _RESOLVED = 256
-_NO_GRADIENT = next(c for c, (name, _) in STATUS.items() if name == "gradient not above zero")
 
 
 class Rows(NamedTuple):
@@ -175,8 +174,8 @@ def positive(value: Any, values: Any, kept: Any, status: Any) -> Estimate:
     usable = (value > 0) & jnp.all(jnp.where(kept, values > 0, True))
     log = lambda x: jnp.log(jnp.where(usable & (x > 0), x, 1))  # noqa: E731
     error = delete_one(log(value), log(values), kept)
-    factor = jnp.exp(student(jnp.sum(kept) - 1) * error)
-    on_logs = estimate(value, value * error, value / factor, value * factor, status)
+    lower, upper = on_log_scale(value, student(jnp.sum(kept) - 1) * error)
+    on_logs = estimate(value, value * error, lower, upper, status)
     return choose(usable, on_logs, known)
 
 
@@ -193,9 +192,9 @@ def _error(whole, values, kept):
 
 def estimate(value: Any, error: Any, lower: Any, upper: Any, status: Any) -> Estimate:
     """An `Estimate`; status `error not known` where there is a value without an error."""
-    silent = (status == 0) & jnp.isnan(error)
-    code = first_that_holds((silent, "error not known"))
-    return Estimate(value, error, lower, upper, jnp.where(silent, code, status).astype(jnp.int32))
+    return Estimate(
+        value, error, lower, upper, first_problem(status, (jnp.isnan(error), "error not known"))
+    )
 
 
 def scaled_by(factor: Any, e: Estimate) -> Estimate:
@@ -207,12 +206,7 @@ def scaled_by(factor: Any, e: Estimate) -> Estimate:
 
 def spread_status(m: Moments) -> jax.Array:
     """The status of S alone: a |G|^2 that is not above zero is no fault of the spread."""
-    return jnp.where(m.status == _NO_GRADIENT, 0, m.status)
-
-
-def first_problem(status: Any, *conditions: tuple[Any, str]) -> jax.Array:
-    """`status` where it is not 0, else the first condition that holds."""
-    return jnp.where(status != 0, status, first_that_holds(*conditions))
+    return jnp.where(m.status == code("gradient not above zero"), 0, m.status)
 
 
 def per_example(caller: str, name: str, tree: Any, mean: Any) -> jax.Array:
@@ -244,7 +238,7 @@ def common_weights(caller: str, columns: dict, weights: Any) -> jax.Array:
 
 def sq_norm(tree: Any) -> jax.Array:
     """|g|^2 over all leaves."""
-    return jnp.asarray(total(jax.tree.map(lambda x: jnp.sum(abs2(wide(x))), tree)))
+    return jnp.asarray(total(jax.tree.map(sq_norm_of_leaf, tree)))
 
 
 def _one_leaf(tree):

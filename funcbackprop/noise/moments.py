@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..contract import checked_weights, same_structure, wide
+from ..contract import checked_weights, same_structure
 from ..files import json_safe
 from ..per_example import total
+from ..per_example.numbers import abs2
 from . import status as statuses
 
 # S is rounding when it is below this many unit roundoffs of the mean squared norm.
@@ -115,7 +116,7 @@ def moments(
     weights = _weights(given, mean, weights)
     name, spread = next(iter(given.items()))
     rule = _RULES[name]
-    sq_mean = jax.tree.map(_sq_norm, mean)
+    sq_mean = jax.tree.map(sq_norm, mean)
     if name == "variance":
         spread = jax.tree.map(jnp.sum, spread)
     eps = jax.tree.map(lambda m: float(jnp.finfo(jnp.result_type(m)).eps), mean)
@@ -157,8 +158,7 @@ _RULES = {
 @functools.partial(jax.jit, static_argnames=("rule", "eps"))
 def _moments(rule, sq_mean, spread, weights, eps):
     """`eps`: the unit roundoff of the mean gradient; its squared norm may be in a finer dtype."""
-    w = weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
-    w = w.astype(spread.dtype)
+    w = scaled(weights).astype(spread.dtype)
     examples = jnp.sum(w) ** 2 / jnp.sum(w**2)
     several = examples > 1 + SINGLE
     S, sq_gradient_norm, cancelled = rule(sq_mean, spread, w)
@@ -210,6 +210,12 @@ def _weights(given, mean, weights):
     return checked_weights(weights, sizes.pop(), "moments")
 
 
-def _sq_norm(x):
-    x = wide(x)
-    return jnp.sum((x * jnp.conj(x)).real)
+def scaled(weights: Any) -> jax.Array:
+    """Weights whose largest is 1, so that their squares neither over- nor underflow."""
+    weights = jnp.asarray(weights)
+    return weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
+
+
+def sq_norm(x: Any) -> jax.Array:
+    """|x|^2 of one array, in float32 or wider."""
+    return jnp.sum(abs2(x))

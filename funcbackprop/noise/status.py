@@ -177,6 +177,23 @@ def sentences(status: Any) -> str:
     return "\n".join(STATUS[code][1] for code in np.ravel(status).tolist())
 
 
+def code(name: str) -> int:
+    """The code of a status.
+
+    >>> code("not finite")
+    2
+    """
+    return next(number for number, (known, _) in STATUS.items() if known == name)
+
+
+def first_problem(status: Any, *conditions: tuple[Any, str]) -> Any:
+    """`status` where it is not 0, else the code of the first condition that holds. int32."""
+    import jax.numpy as jnp
+
+    known = jnp.asarray(status, jnp.int32)
+    return jnp.where(known != 0, known, first_that_holds(*conditions))
+
+
 def first_that_holds(*conditions: tuple[Any, str]) -> Any:
     """The code of the first condition that holds, entry by entry; 0 where none does. int32.
 
@@ -188,8 +205,7 @@ def first_that_holds(*conditions: tuple[Any, str]) -> Any:
     """
     import jax.numpy as jnp
 
-    codes = {name: code for code, (name, _) in STATUS.items()}
     found = jnp.int32(0)
     for condition, name in reversed(conditions):
-        found = jnp.where(condition, jnp.int32(codes[name]), found)
+        found = jnp.where(condition, jnp.int32(code(name)), found)
     return found

@@ -4,16 +4,15 @@ from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
-from scipy import stats as distributions
+from scipy import special
 
 from .. import estimate, status
 from ..estimate import Estimate
+from ..moments import ROUNDING_FACTOR
 from .parts import Parts, Setup
 
 # Two ways to one variance disagree where they are this many standard errors apart.
 _DISAGREE = 4.0
-# The part within an example is rounding below this many unit roundoffs of the whole.
-_ROUNDING_FACTOR = 16
 
 
 class Spread(NamedTuple):
@@ -94,10 +93,10 @@ def _across(p, setup):
 
 def _nested(p, setup, why):
     if setup.draws == 1:
-        nothing = estimate.unknown(p.between[0], status.first_that_holds((True, "one draw")))
+        nothing = estimate.unknown(p.between[0], status.code("one draw"))
         return {"between": nothing, "within": nothing}
     eps = float(jnp.finfo(p.within.dtype).eps)
-    rounding = p.within[0] < _ROUNDING_FACTOR * eps * (p.between + p.within)[0]
+    rounding = p.within[0] < ROUNDING_FACTOR * eps * (p.between + p.within)[0]
     return {
         "between": estimated(p.between, setup, *why),
         "within": positive(
@@ -110,7 +109,7 @@ def _of_coupled(found, setup):
     """Where the mini-batch is the unit there is the spread of its gradient, and that alone."""
     if not setup.coupled:
         return {}
-    code = status.first_that_holds((True, "unit is the batch"))
+    code = status.code("unit is the batch")
     names = ("S", "signal_to_noise", "between", "within")
     nothing = {name: estimate.unknown(found["S"].value, code) for name in names}
     return nothing | {"across_batches": found["batch_variance"]}
@@ -135,9 +134,9 @@ def positive(e: Estimate, setup: Setup) -> Estimate:
     """`e` with an interval that is symmetric in the logarithm, as errors of a variance are."""
     above = e.value > 0
     half = estimate.quantile(_freedom(setup)) * e.standard_error
-    factor = jnp.exp(half / jnp.where(above, e.value, 1))
-    lower = jnp.where(above, e.value / factor, e.value - half)
-    upper = jnp.where(above, e.value * factor, e.value + half)
+    low, high = estimate.on_log_scale(e.value, half / jnp.where(above, e.value, 1))
+    lower = jnp.where(above, low, e.value - half)
+    upper = jnp.where(above, high, e.value + half)
     return e._replace(lower=lower, upper=upper)
 
 
@@ -162,6 +161,6 @@ def disagree(p: Parts, setup: Setup) -> chex.Array:
     usable = (seen > 0) & (predicted > 0)
     logs = jnp.log(jnp.where(usable, seen / jnp.where(usable, predicted, 1), jnp.nan))
     error = estimate.jackknife(logs[0], logs[1:], setup.weights)
-    tail = distributions.norm.sf(_DISAGREE)
-    limit = float(distributions.t(_freedom(setup)).isf(tail))
+    tail = special.ndtr(-_DISAGREE)
+    limit = -float(special.stdtrit(_freedom(setup), tail))
     return jnp.abs(logs[0]) > limit * jnp.maximum(error, p.gaussian_error)

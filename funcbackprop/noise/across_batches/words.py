@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .result import GradientVariance
 
 _LONGEST_NAME = 26
+_NO_SAMPLES = statuses.code("batches no random samples")
 # Statuses without a line of their own: they are explained elsewhere, or need no explanation.
 _EXPLAINED = ("ok", "one draw", "unit is the batch", "batches no random samples")
 
@@ -94,7 +95,7 @@ def _not_finite(result):
 
 def _no_samples(result):
     total = result.total
-    wrong = np.asarray(result.estimates.batch_variance.status) == _code("batches no random samples")
+    wrong = np.asarray(result.estimates.batch_variance.status) == _NO_SAMPLES
     if not wrong.any():
         return ""
     seen, predicted = (float(x.value) for x in (total.across_batches, _prediction(result)))
@@ -121,7 +122,7 @@ def _noise(result):
         if result.setup.coupled
         else f"The gradient of a mini-batch of {number(result.batch_size)}"
     )
-    if not np.isfinite(variance.value) or variance.status == _code("batches no random samples"):
+    if not np.isfinite(variance.value) or variance.status == _NO_SAMPLES:
         return ""
     if variance.value == 0:
         return f"{whose} has no noise: its variance is zero."
@@ -142,9 +143,7 @@ def _noise(result):
 def _where(result):
     """The leaf with most of the variance."""
     values = np.asarray(result.estimates.batch_variance.value, np.float64)
-    no_samples = np.asarray(result.total.batch_variance.status) == _code(
-        "batches no random samples"
-    )
+    no_samples = np.asarray(result.total.batch_variance.status) == _NO_SAMPLES
     if len(result.names) < 2 or not 0 < values[-1] < np.inf or no_samples:
         return ""
     k = int(np.argmax(values[:-1]))
@@ -202,7 +201,3 @@ def _skipped(result):
         f"{count:,} of {count + coordinates:,} coordinates have zero gradient in every example and "
         "are left out of the normalised variance."
     )
-
-
-def _code(name):
-    return next(code for code, (known, _) in statuses.STATUS.items() if known == name)

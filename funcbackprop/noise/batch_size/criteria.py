@@ -15,7 +15,6 @@ from ..leave_one_out import (
     Rows,
     S_left_out,
     above_zero,
-    first_problem,
     left_out,
     positive,
     resolved,
@@ -199,7 +198,7 @@ def _tested(size, values, r: Rows):
     """`size`: the smallest that passes; `values`: with one example left out, [B]."""
     zero = r.sq_mean == 0
     none = r.moments.S == 0
-    status = first_problem(
+    status = statuses.first_problem(
         spread_status(r.moments), (zero & none, "no spread"), (zero, "zero mean gradient")
     )
     size = jnp.where(zero, jnp.where(none, jnp.nan, jnp.inf), size)

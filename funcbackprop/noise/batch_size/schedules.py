@@ -17,7 +17,6 @@ from ..leave_one_out import (
     common_weights,
     delete_one,
     estimate,
-    first_problem,
     left_out,
     per_example,
     positive,
@@ -78,7 +77,7 @@ def cabs_of(r: Rows, losses, learning_rate, optimum):
     if out is not None:
         loss_left = (summed - w * excess) / (jnp.sum(w) - w)
         values = learning_rate * out.S / jnp.where(loss_left > 0, loss_left, jnp.nan)
-    status = first_problem(
+    status = statuses.first_problem(
         spread_status(r.moments),
         (~jnp.isfinite(loss), "not finite"),
         (loss <= 0, "loss not above its optimum"),
@@ -144,7 +143,7 @@ def _gain(r, k, base):
     lower, upper = (gain(jnp.maximum(signal + x, 0)) for x in (half, -half))
     value = gain(signal)
     slope = (1 / base) * (1 - 1 / k) / (1 / (k * base) + signal) ** 2
-    status = first_problem(
+    status = statuses.first_problem(
         spread_status(m),
         ((m.S == 0), "no spread"),
         ((value < 1) | (value > k), "gain out of range"),

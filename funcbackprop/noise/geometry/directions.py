@@ -11,7 +11,6 @@ from .. import status as statuses
 from ..estimate import Estimate
 from ..leave_one_out import (
     Rows,
-    first_problem,
     left_out,
     plain,
     positive,
@@ -94,7 +93,7 @@ def diversity_of(r: Rows) -> Diversity:
     if out is not None:
         values = (jnp.sum(squares) - squares) / (summed - w2) / out.sq_mean
     nothing = second == 0
-    status = first_problem(
+    status = statuses.first_problem(
         jnp.where(jnp.isfinite(second), 0, spread_status(r.moments)),
         (jnp.isnan(second + r.sq_mean), "not finite"),
         (nothing, "no spread"),
@@ -178,7 +177,7 @@ def _smallest(values, used, status):
     candidates = jnp.where(upper, values, jnp.inf).reshape(-1)
     place = jnp.argmin(candidates)
     enough = jnp.any(upper)
-    status = first_problem(
+    status = statuses.first_problem(
         _of_pairs(status, candidates), (~enough, "too few examples"), (True, "extreme value")
     )
     value = jnp.where(enough, candidates[place], jnp.nan)
@@ -254,7 +253,7 @@ def _mean_of_pairs(values, w, status):
     of_row = w * (values @ w)
     weight_of_row = w * (jnp.sum(w) - w)
     summed, weight = jnp.sum(of_row), jnp.sum(weight_of_row)
-    status = first_problem(_of_pairs(status, values), (weight <= 0, "too few examples"))
+    status = statuses.first_problem(_of_pairs(status, values), (weight <= 0, "too few examples"))
     left = (summed - 2 * of_row) / (weight - 2 * weight_of_row)
     return plain(summed / weight, left, w > 0, status)
 
@@ -272,5 +271,4 @@ def _of_pairs(status, values):
     """The status of inner products as they are: whether S is rounding does not matter to them."""
     broken = jnp.any(jnp.isnan(values))
     alone = statuses.first_that_holds((broken, "not finite"))
-    one = next(code for code, (name, _) in statuses.STATUS.items() if name == "one example")
-    return jnp.where(status == one, status, alone)
+    return jnp.where(status == statuses.code("one example"), status, alone)

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from ...contract import checked_weights, wide
 from ...per_example import total
-from ..design import scaled
 from ..leave_one_out import spread_status
-from ..moments import moments
+from ..moments import moments, scaled
 
 
 class Pairs(NamedTuple):

@@ -14,9 +14,8 @@ from ...per_example.numbers import abs2
 from ...tables import number
 from .. import show
 from .. import status as statuses
-from ..design import scaled
 from ..leave_one_out import common_weights
-from ..moments import SINGLE
+from ..moments import SINGLE, scaled
 from ..status import first_that_holds
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .. import show
 from .. import status as statuses
 from ..estimate import Estimate, unknown
-from ..leave_one_out import choose, first_problem, plain, positive, scaled_by
+from ..leave_one_out import choose, plain, positive, scaled_by
 from ..moments import ROUNDING_FACTOR
 from .pairs import Pairs, pairs
 
@@ -159,7 +159,7 @@ def _effective_rank(k: Pairs) -> EffectiveRank:
     k = k._replace(centred=k.centred / unit)
     sums = _sums(k)
     whole, left = _traces(k.examples, sums), _traces(k.examples - 1, _sums_left_out(k, sums))
-    status = first_problem(
+    status = statuses.first_problem(
         k.status,
         (k.unequal, "unequal weights"),
         (k.examples < _FEWEST, "too few examples"),
@@ -180,7 +180,7 @@ def _rank(whole, left, kept, status):
     # tr(Sigma^2) is a difference of terms of this size.
     rounding = ROUNDING_FACTOR * jnp.finfo(above.dtype).eps * above / jnp.sum(kept) ** 2
     zero = below <= rounding
-    status = first_problem(status, (zero, "spectrum not above zero"))
+    status = statuses.first_problem(status, (zero, "spectrum not above zero"))
     known = plain(above / below, above_left / below_left, kept, status)
     known = known._replace(lower=jnp.maximum(known.lower, 1))
     inf, nan, one = (jnp.full_like(above, x) for x in (jnp.inf, jnp.nan, 1))

@@ -13,7 +13,9 @@ from ...contract import batch_size, checked_weights, wide
 from .. import show
 from .. import status as statuses
 from ..estimate import Estimate, quantile
-from ..leave_one_out import estimate, first_that_holds, scaled
+from ..leave_one_out import estimate
+from ..moments import ROUNDING_FACTOR, scaled
+from ..status import first_that_holds
 
 
 class Beside(NamedTuple):
@@ -64,7 +66,6 @@ class TailIndex(NamedTuple):
         return f"{table}\n{_READ}\nstatus: {statuses.names(self.status)}"
 
 
-_ROUNDING = 16
 _MEASURES = ("stable_index", "hill", "excess_kurtosis")
 _READ = (
     "A claim of heavy tails needs the difference: Gaussian noise with unequal variances, or few "
@@ -183,7 +184,7 @@ def _noise(gradients, w):
     raw = jnp.where(kept[:, None], jnp.concatenate(columns, 1), 0)
     x = _centred(raw, kept)
     # Below this, what differs between equal gradients is rounding.
-    rounding = _ROUNDING * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(raw), 0)
+    rounding = ROUNDING_FACTOR * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(raw), 0)
     used = jnp.max(jnp.abs(x), 0) > rounding
     size = jnp.max(jnp.abs(x), initial=0)
     # Fourth powers of small gradients underflow.

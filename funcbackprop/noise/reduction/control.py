@@ -15,14 +15,12 @@ from ...contract import Loss, differentiable, same_structure
 from ...contract import batch_size as size_of
 from ...per_example import SquaredDeviations, SquaredNorms, gradient_statistics, total
 from .. import status as statuses
-from ..estimate import Estimate, jackknife, normal, quantile
+from ..estimate import Estimate, jackknife, normal, on_log_scale, quantile
+from ..moments import ROUNDING_FACTOR
 from .sampling import Control, Estimator, plain, unreadable
-from .spread import mean_gradient, shares_of, spread
+from .spread import mean_gradient, shares_of, spread, without_own
 
 LEAVE_ONE_OUT = "leave one out"
-
-# A variance below this many unit roundoffs of what it was computed from is rounding.
-_ROUNDING_FACTOR = 16
 
 
 class Anchor(NamedTuple):
@@ -169,7 +167,7 @@ def best_coefficient(
     Cost: 3 passes over the batch, of two gradient evaluations or fewer each.
     """
     g, h, difference = _deviations(_control(estimator, "best_coefficient"), loss, params, batch, {})
-    whole, left_out = _best(g, h, difference, total_of), _best(g, h, difference, _without_own)
+    whole, left_out = _best(g, h, difference, total_of), _best(g, h, difference, without_own)
     flat = ~_varies(h)
     status = statuses.first_that_holds(
         (~jnp.isfinite(jnp.sum(g) + jnp.sum(h)), "not finite"), (flat, "no variance to reduce")
@@ -203,19 +201,19 @@ def variance_ratio(
         )
     g, _, difference = _deviations(control, loss, params, batch, {}, control.coefficient)
     whole = total_of(difference) / total_of(g)
-    log_error = jackknife(jnp.log(whole), jnp.log(_without_own(difference) / _without_own(g)))
-    half = jnp.exp(quantile(len(g) - 1) * log_error)
+    log_error = jackknife(jnp.log(whole), jnp.log(without_own(difference) / without_own(g)))
+    lower, upper = on_log_scale(whole, quantile(len(g) - 1) * log_error)
     status = statuses.first_that_holds(
         (~jnp.isfinite(jnp.sum(g) + jnp.sum(difference)), "not finite"),
         (~_varies(g), "no variance to reduce"),
     )
-    return Estimate(whole, whole * log_error, whole / half, whole * half, status)
+    return Estimate(whole, whole * log_error, lower, upper, status)
 
 
 def coefficients_without_own(control, loss, params, batch, options) -> jax.Array:
     """For each example of a batch, the best coefficient of the others, [B]."""
     g, h, difference = _deviations(control, loss, params, batch, options)
-    return _best(g, h, difference, _without_own)
+    return _best(g, h, difference, without_own)
 
 
 def population_coefficient(estimator, loss, params, data, shares, options) -> jax.Array:
@@ -321,7 +319,7 @@ def _deviations(
     def deviations(f, at, options):
         stats = SquaredDeviations(), SquaredNorms()
         r, sq_norms = map(total, gradient_statistics(f, stats, **options)(at, batch)[1])
-        floor = (_ROUNDING_FACTOR * jnp.finfo(r.dtype).eps) ** 2 * jnp.sum(sq_norms)
+        floor = (ROUNDING_FACTOR * jnp.finfo(r.dtype).eps) ** 2 * jnp.sum(sq_norms)
         return r, jnp.where(jnp.sum(r) > floor, r, 0)
 
     g, h = deviations(loss, params, options)[1], deviations(surrogate, shift, how)[1]
@@ -333,16 +331,10 @@ def total_of(r):
     return jnp.sum(r)
 
 
-def _without_own(r):
-    """For each i the sum of squared deviations of the others, from their own mean, [n]."""
-    n = len(r)
-    return jnp.sum(r) - r * n / (n - 1)
-
-
 def _best(g, h, difference, summed):
     """tr Cov(g, h)/tr Cov(h) by polarization; 0 where h does not vary, for then nothing is lost."""
     var_h = summed(h)
-    varies = var_h > _ROUNDING_FACTOR * jnp.finfo(h.dtype).eps * jnp.sum(h)
+    varies = var_h > ROUNDING_FACTOR * jnp.finfo(h.dtype).eps * jnp.sum(h)
     covariance = (summed(g) + var_h - summed(difference)) / 2
     return jnp.where(varies, covariance / jnp.where(varies, var_h, 1), 0)
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import status as statuses
-from ..estimate import Estimate, jackknife, normal, quantile
+from ..estimate import Estimate, jackknife, normal, on_log_scale, quantile
+from .spread import without_own
 from .stratified import strata_of
 
 PROPORTIONAL, NEYMAN = "proportional", "neyman"
@@ -46,7 +47,7 @@ def plain_variance(
         return _exact(jnp.mean(r) / batch_size, r)
     if n < 2:
         return _unknown(r, "one example")
-    left_out = _left_out(r) / max(n - 2, 1)
+    left_out = without_own(r) / max(n - 2, 1)
     return _sampled(jnp.sum(r) / (n - 1) / batch_size, left_out / batch_size, n >= 3, r)
 
 
@@ -213,12 +214,6 @@ def _rows(x, name, caller, size=None):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _left_out(r):
-    """sum of squared deviations of the others from their own mean, [n]."""
-    n = len(r)
-    return jnp.sum(r) - r * n / (n - 1)
-
-
 def _code(terms, holds: Any = False, name="one example"):
     return statuses.first_that_holds((holds, name), (~jnp.isfinite(jnp.sum(terms)), "not finite"))
 
@@ -244,9 +239,7 @@ def _sampled(value, left_out, enough, terms, holds: Any = False, name="one examp
 def _interval(value, error, log_error, positive, freedom, code):
     """On the log scale, for a variance is skewed; on its own where an estimate is not above 0."""
     q = quantile(freedom)
-    half = jnp.exp(q * log_error)
-    lower, upper = (
-        jnp.where(positive, x, y)
-        for x, y in ((value / half, value - q * error), (value * half, value + q * error))
-    )
+    low, high = on_log_scale(value, q * log_error)
+    lower = jnp.where(positive, low, value - q * error)
+    upper = jnp.where(positive, high, value + q * error)
     return Estimate(value, error, lower, upper, code)

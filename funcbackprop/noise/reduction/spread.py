@@ -147,6 +147,12 @@ def sq_deviations_within(
     return jnp.zeros(len(shares), found.dtype).at[members[valid]].set(found[valid])
 
 
+def without_own(r: jax.Array) -> jax.Array:
+    """For each i the sum of squared deviations of the others, from their own mean, [n]."""
+    n = len(r)
+    return jnp.sum(r) - r * n / (n - 1)
+
+
 def inner(a: chex.ArrayTree, b: chex.ArrayTree) -> jax.Array:
     """<a, b>, real part, in float32 or wider."""
     products = jax.tree.map(lambda x, y: jnp.sum((wide(x) * jnp.conj(wide(y))).real), a, b)

@@ -15,8 +15,8 @@ from ...curvature import hvp
 from ...files import json_safe
 from ...per_example import Mean, WeightedSum, gradient_statistics
 from .. import status as statuses
-from ..estimate import Estimate, student
-from .ratio import around, covariance_of, ratio
+from ..estimate import Estimate, around, student
+from .ratio import covariance_of, ratio
 
 _MIN_PARTS = 4  # three are left when one is left out
 _ESTIMATES = ("trace", "curvature", "sq_gradient_norm", "B_noise", "max_step")
@@ -54,7 +54,7 @@ class CurvatureNoiseScale(NamedTuple):
         columns: Any = self.left_out.T
         moves = columns[1] + columns[0] / batch_size
         status = jnp.where(
-            jnp.asarray(self.B_noise.status) == _code("unbounded"), 0, self.B_noise.status
+            jnp.asarray(self.B_noise.status) == statuses.code("unbounded"), 0, self.B_noise.status
         )
         return _ratio(sq_norm, curvature + trace / batch_size, columns[2], moves, status)
 
@@ -260,7 +260,3 @@ def _inner_with_rows(many, one):
 
 def _inner_all(a, b):
     return jax.vmap(lambda v: _inner_with_rows(a, v))(b)
-
-
-def _code(name):
-    return statuses.first_that_holds((True, name))

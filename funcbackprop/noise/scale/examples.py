@@ -13,8 +13,9 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ...contract import checked_weights, wide
 from .. import status as statuses
 from ..design import Design, of_examples
-from ..moments import ROUNDING_FACTOR
-from .ratio import around, covariance, positive_ratio, unknown_covariance
+from ..estimate import around
+from ..moments import ROUNDING_FACTOR, sq_norm
+from .ratio import covariance, positive_ratio, unknown_covariance
 from .result import NoiseScale
 
 
@@ -217,7 +218,7 @@ def _sums(
     if inner is None:
         # Mean() is in the dtype of the parameters, and its rounding is in |gbar|^2.
         eps = max((float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(mean)), default=0.0)
-        sq_mean = _total(jax.tree.map(_sq_norm, mean))
+        sq_mean = _total(jax.tree.map(sq_norm, mean))
         centred = None
     else:
         eps, sq_mean = 0.0, average(inner)
@@ -247,11 +248,6 @@ def excess(w, spread, deviations, inner):
     if inner is None:
         return jnp.sum(w**2) / jnp.sum(w) * spread
     return jnp.sum(jnp.where(w > 0, w**2 * (deviations + 2 * inner), 0))
-
-
-def _sq_norm(x):
-    x = wide(x)
-    return jnp.sum((x * jnp.conj(x)).real)
 
 
 def _total(tree):

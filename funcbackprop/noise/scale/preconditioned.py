@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from ...contract import Loss, checked_weights, differentiable, same_structure, wide
+from ...per_example.numbers import abs2
 from .. import status as statuses
 from ..design import of_examples
+from ..estimate import around
 from ..moments import SINGLE
-from .ratio import around, positive_ratio, unknown_covariance
+from .ratio import positive_ratio, unknown_covariance
 from .result import NoiseScale
 
 # What H is taken as -> the weight a_k of coordinate k, in sum a V/sum a G^2, from P_k.
@@ -121,7 +123,7 @@ def preconditioned_loss(
 def _scale(mean, variance, a, share, several, finite):
     skip = a == 0  # 0 times an infinite variance is 0: the coordinate does not move
     S = jnp.sum(jnp.where(skip, 0, a * variance))
-    sq_mean = jnp.sum(jnp.where(skip, 0, a * (mean * jnp.conj(mean)).real))
+    sq_mean = jnp.sum(jnp.where(skip, 0, a * abs2(mean)))
     S = jnp.where(several, S, jnp.nan)
     sq_norm = sq_mean - share.astype(S.dtype) * S
     wrong = (

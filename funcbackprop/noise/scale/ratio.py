@@ -57,13 +57,6 @@ def unknown_covariance(numerator, denominator) -> Covariance:
     return covariance_of(numerator, denominator, nan, nan, 1.0)
 
 
-def around(value: Any, error: Any, q: Any, status: Any = 0) -> Estimate:
-    """value -/+ q standard errors."""
-    value, error = jnp.broadcast_arrays(value, error)
-    status = jnp.broadcast_to(jnp.asarray(status, jnp.int32), value.shape)
-    return Estimate(value, error, value - q * error, value + q * error, status)
-
-
 def ratio(numerator: Any, denominator: Any, covariance: Covariance, q: Any, status: Any = 0):
     """numerator/denominator with Fieller's interval (1954): all r with (n - r d)^2 <= q^2 Var.
 
@@ -84,7 +77,7 @@ def ratio(numerator: Any, denominator: Any, covariance: Covariance, q: Any, stat
         jnp.where(unknown, jnp.nan, jnp.where(bounded, (b + s * root) / safe, s * jnp.inf))
         for s in (-1, 1)
     )
-    status = _first(status, statuses.first_that_holds((~bounded & ~unknown, "unbounded")))
+    status = statuses.first_problem(status, (~bounded & ~unknown, "unbounded"))
     value = jnp.where(d != 0, n / jnp.where(d != 0, d, 1), jnp.nan)
     return Estimate(value, _delta(n, d, v_n, v_d, v), lower, upper, status)
 
@@ -129,10 +122,10 @@ def positive_ratio(numerator, denominator, covariance, q, share, status) -> Esti
     value = jnp.where(positive, n / jnp.where(positive, d, 1), beyond)
     value = jnp.where(jnp.isfinite(n + d), value, jnp.nan)
     error = jnp.where(positive, _delta(n, d, v_n, v_d, v), jnp.nan)
-    new = statuses.first_that_holds(
-        (d <= 0, "gradient not above zero"), (~bounded & ~unknown, "unbounded above")
+    status = statuses.first_problem(
+        status, (d <= 0, "gradient not above zero"), (~bounded & ~unknown, "unbounded above")
     )
-    return Estimate(value, error, lower, upper, _first(status, new))
+    return Estimate(value, error, lower, upper, status)
 
 
 def _quadratic(n, d, v_n, v, q, share, slope):
@@ -149,7 +142,3 @@ def _delta(n, d, v_n, v_d, v):
     r = n / safe
     variance = jnp.maximum(v_n - 2 * r * v + r**2 * v_d, 0)
     return jnp.where(there, jnp.sqrt(variance) / jnp.abs(safe), jnp.nan)
-
-
-def _first(status, new):
-    return jnp.where(jnp.asarray(status) == 0, new, status).astype(jnp.int32)
