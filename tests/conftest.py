@@ -1,12 +1,28 @@
-"""Strict settings: warnings are errors (pyproject.toml), implicit rank promotion raises."""
+"""Strict settings: warnings are errors (pyproject.toml), implicit rank promotion raises.
 
+Half of the tests' time is compilation. LLVM optimizes little here, and each worker compiles a
+program once: the programs that a test starts find it too. The core checks on other versions
+compile as users do: `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest -m core`.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A folder for each worker: two that write the same file would spoil it.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
+
+QUICK = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -23,11 +39,11 @@ def x64():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """XLA optimizes little: for files whose time is the compilation of many small functions."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def full_optimization():
+    """XLA optimizes as for users: for files about the rounding of its code."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", QUICK)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ def blocks(page):
 WITH_PYTHON = [page for page in PAGES if any(blocks(page))]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

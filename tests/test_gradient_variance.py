@@ -25,8 +25,6 @@ from funcbackprop.noise import (
 from funcbackprop.noise.across_batches import groups, parts, spread
 from funcbackprop.noise.across_batches.tally import Tally
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CODES = {name: code for code, (name, _) in STATUS.items()}
 TWO_LEAVES = {"a": np.zeros(2), "b": np.zeros(3)}
 

@@ -24,8 +24,6 @@ from funcbackprop.noise.reduction.comparison import Run, log_ratio_of, row
 from funcbackprop.noise.reduction.control import residual
 from funcbackprop.noise.reduction.estimate import wide_estimate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 4
 X = np.array([[1.0, 2.0, 0.5], [-1.0, 0.3, 2.0], [0.2, -1.5, 1.0], [3.0, 1.0, -1.0]])
 Y = np.array([1.0, -2.0, 0.5, 0.0])

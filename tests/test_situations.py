@@ -42,6 +42,9 @@ def named_lines(report):
     return [linecache.getline(file, int(line)) for file, line in places]
 
 
+pytestmark = pytest.mark.usefixtures("full_optimization")
+
+
 def mistakes(situation):
     """What a report says that it should not, or the reverse."""
     report = checked(situation)
