@@ -328,7 +328,7 @@ def test_refusals(name, command, tmp_path, monkeypatch, capsys):
     assert sorted(os.listdir()) == before
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.full)])
 def test_killed_at_any_moment_and_started_again(kills, tmp_path):
     """SIGKILL after random numbers of steps; the end is bit-identical to an undisturbed run."""
     options = ["--steps", "300", "--batch-size", "8", "--measurements", "4"]

@@ -98,13 +98,11 @@ def first_of_each():
 FIRST = first_of_each()
 
 
-# Half of the others; `python tests/agreement.py` has all.
-OTHERS = [name for name in CASES if name not in FIRST][::2]
+def marked(name):
+    return pytest.param(name, marks=[] if name in FIRST else [pytest.mark.full], id=name)
 
 
-@pytest.mark.parametrize(
-    "name", [*sorted(FIRST), *(pytest.param(n, marks=pytest.mark.full) for n in OTHERS)]
-)
+@pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_agrees_with_jax_in_float64(name, x64):
     case = CASES[name]
     assert worst_error(case) <= case.tolerance
