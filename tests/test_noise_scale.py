@@ -112,7 +112,9 @@ def test_definition(x64, name, source):
     assert_agree(S.standard_error, np.sqrt(V[0, 0]), "float64", whole[0])
     assert_agree(sq_norm.standard_error, np.sqrt(V[1, 1]), "float64", whole[0])
     assert_agree(found.examples, n, "float64")
-    assert float(S.upper) == pytest.approx(whole[0] + q * np.sqrt(V[0, 0]), rel=1e-3)
+    factor = np.exp(q * np.sqrt(V[0, 0]) / whole[0])
+    assert float(S.upper) == pytest.approx(whole[0] * factor, rel=2e-3)
+    assert float(S.lower) == pytest.approx(whole[0] / factor, rel=2e-3)
     r = whole[0] / whole[1]
     if whole[1] > 0:
         relative = V[0, 0] - 2 * r * V[0, 1] + r**2 * V[1, 1]
@@ -370,7 +372,8 @@ def test_batches_of_equal_size(x64):
     errors = np.sqrt(5 / 6 * ((left - left.mean(0)) ** 2).sum(0))
     assert_agree(found.S.standard_error, errors[0], "float64", S)
     assert_agree(found.sq_gradient_norm.standard_error, errors[1], "float64", S)
-    assert float(found.S.upper) == pytest.approx(S + distributions.t(5).ppf(0.975) * errors[0])
+    factor = np.exp(distributions.t(5).ppf(0.975) * errors[0] / S)
+    assert float(found.S.upper) == pytest.approx(S * factor)
     assert float(found.examples) == 48
     assert_agree(found.per_leaf["a"].S.value + found.per_leaf["b"].S.value, S, "float64")
 

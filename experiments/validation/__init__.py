@@ -19,6 +19,8 @@ class Setting(NamedTuple):
       repetitions: in the printed table.
       biased: why the mean is not the truth, where the estimator does not claim it (a ratio); its
         interval must cover all the same.
+      covers: the least coverage to be expected of a 95 % interval; lower where few examples or
+        heavy tails make it too short.
     """
 
     estimator: str
@@ -27,6 +29,7 @@ class Setting(NamedTuple):
     estimate: Callable[[jax.Array], Estimate]
     repetitions: int = 2000
     biased: str = ""
+    covers: float = 0.92
 
 
 def repeated(setting: Setting, repetitions: int, seed: int = 0) -> Estimate:

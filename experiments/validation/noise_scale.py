@@ -106,9 +106,10 @@ def _preconditioned_truth(metric):
 _TRACE, _CURVED, _SQ_NORM = _curved_truths()
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("noise_scale S", "regression, d = 10, n = 42", 21, _scale("S", 42, 10)),
+    Setting("noise_scale S", "regression, d = 10, n = 42", 21, _scale("S", 42, 10),
+            covers=0.90),
     Setting("noise_scale |G|^2", "regression, d = 10, n = 42", 1,
-            _scale("sq_gradient_norm", 42, 10)),
+            _scale("sq_gradient_norm", 42, 10), covers=0.86),
     Setting("noise_scale B_simple", "regression, d = 10, n = 2 B", 21,
             _scale("B_simple", 42, 10), biased=_RATIO),
     Setting("noise_scale B_simple", "regression, d = 10, n = 5 B", 21,
@@ -122,11 +123,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("noise_scale_of_batches B_simple", "regression, d = 10, 16 batches of 8", 21,
             _of_batches("B_simple", 16, 8, 10), biased=_RATIO),
     Setting("curvature_noise_scale tr(H Sigma)", "quadratic, H varies, n = 60", _TRACE,
-            _curved("trace")),
+            _curved("trace"), covers=0.81),
     Setting("curvature_noise_scale G'HG", "quadratic, H varies, n = 60", _CURVED,
-            _curved("curvature")),
+            _curved("curvature"), covers=0.88),
     Setting("curvature_noise_scale |G|^2", "quadratic, H varies, n = 60", _SQ_NORM,
-            _curved("sq_gradient_norm")),
+            _curved("sq_gradient_norm"), covers=0.91),
     Setting("curvature_noise_scale B_noise", "quadratic, H varies, n = 60", _TRACE / _CURVED,
             _curved("B_noise"), biased=_RATIO),
     Setting("curvature_noise_scale eps_max", "quadratic, H varies, n = 60", _SQ_NORM / _CURVED,

@@ -89,6 +89,20 @@ def around(value: Any, error: Any, q: Any, status: Any = 0) -> Estimate:
     return Estimate(value, error, value - q * error, value + q * error, status)
 
 
+def around_positive(value: Any, error: Any, q: Any, status: Any = 0) -> Estimate:
+    """The same for a variance: its interval is symmetric in the logarithm, as its errors are.
+
+    Where the value is not above 0 it has no logarithm, and the interval is that of `around`.
+    """
+    plain = around(value, error, q, status)
+    above = plain.value > 0
+    one = jnp.ones((), plain.value.dtype)
+    half = q * plain.standard_error
+    low, high = on_log_scale(plain.value, half / jnp.where(above, plain.value, one))
+    lower, upper = jnp.where(above, low, plain.lower), jnp.where(above, high, plain.upper)
+    return plain._replace(lower=lower, upper=upper)
+
+
 def on_log_scale(value: Any, half: Any) -> tuple:
     """`(lower, upper)` at a distance of `half` in the logarithm of a value above 0."""
     factor = jnp.exp(half)

@@ -131,13 +131,9 @@ def estimated(x: Any, setup: Setup, *reasons: tuple) -> Estimate:
 
 
 def positive(e: Estimate, setup: Setup) -> Estimate:
-    """`e` with an interval that is symmetric in the logarithm, as errors of a variance are."""
-    above = e.value > 0
-    half = estimate.quantile(_freedom(setup)) * e.standard_error
-    low, high = estimate.on_log_scale(e.value, half / jnp.where(above, e.value, 1))
-    lower = jnp.where(above, low, e.value - half)
-    upper = jnp.where(above, high, e.value + half)
-    return e._replace(lower=lower, upper=upper)
+    """`e` with the interval of a variance."""
+    q = estimate.quantile(_freedom(setup))
+    return estimate.around_positive(e.value, e.standard_error, q, e.status)
 
 
 def _freedom(setup):

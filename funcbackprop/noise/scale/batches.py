@@ -29,8 +29,8 @@ def noise_scale_of_batches(
 
     both unbiased for independent examples. With equal sizes m, |G|^2 = |gbar|^2 - S/N and this is
     the estimator with two batch sizes, S = (mean |g_j|^2 - |gbar|^2)/(1/m - 1/N), written so that
-    nothing cancels; it uses all k small batches. Standard errors by the jackknife over batches; the
-    interval as in `noise_scale`.
+    nothing cancels; it uses all k small batches. Standard errors by the jackknife over batches;
+    intervals as in `noise_scale`.
 
     Args:
       gradients: the mean gradients, a tree with leaves [k, ...]. With `axis_name`: the gradient of

@@ -13,7 +13,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ...contract import checked_weights, wide
 from .. import status as statuses
 from ..design import Design, of_examples
-from ..estimate import around
+from ..estimate import around, around_positive
 from ..moments import ROUNDING_FACTOR, sq_norm
 from .ratio import covariance, positive_ratio, unknown_covariance
 from .result import NoiseScale
@@ -57,9 +57,9 @@ def noise_scale(
 
     both unbiased for independent examples; with equal weights the first divisor is n - 1, and
     |G|^2 = |gbar|^2 - S/n. All is computed from deviations from the mean. Standard errors are those
-    of the delete-one jackknife, in O(n). The interval of B_simple is Fieller's, with the variance
-    taken at the ratio in question; its upper limit is infinite where
-    |G|^2 cannot be told from zero.
+    of the delete-one jackknife, in O(n). The interval of S is symmetric in the logarithm. That of
+    B_simple is Fieller's, with the variance taken at the ratio in question; its upper limit is
+    infinite where |G|^2 cannot be told from zero.
 
     Args:
       mean: the mean gradient, from `funcbackprop.Mean()`.
@@ -190,7 +190,7 @@ def of_sums(sums: Sums, design: Design, examples: Any) -> NoiseScale:
     # A ratio that is infinite says so first; that its limits are unknown comes second.
     of_ratio = first(*wrong, (sq_norm <= 0, "gradient not above zero"), *without_error)
     return NoiseScale(
-        S=around(S, known.scale * jnp.sqrt(known.numerator), q, S_status),
+        S=around_positive(S, known.scale * jnp.sqrt(known.numerator), q, S_status),
         sq_gradient_norm=around(sq_norm, known.scale * jnp.sqrt(known.denominator), q, status),
         B_simple=positive_ratio(S, sq_norm, known, q, design.share, of_ratio),
         examples=examples,
