@@ -562,3 +562,13 @@ def test_errors(name):
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_values_that_no_study_has():
+    g = np.random.default_rng(0).normal(size=(20, 3)) + 1
+    m = g.mean(0)
+    given = {"sq_norms": (g**2).sum(1), "inner": g @ m}
+    with pytest.raises(ValueError, match="`population` must be at least the 20 examples"):
+        fb.noise.norm_test(m, **given, population=10)
+    with pytest.raises(ValueError, match=r"`learning_rate` must be above 0, got -0\.1"):
+        fb.noise.cabs(m, **given, losses=np.ones(20), learning_rate=-0.1)

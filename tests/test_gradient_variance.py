@@ -626,3 +626,53 @@ def test_errors_of_laws_and_sizes():
         r.at_batch_size(10)
     with pytest.raises(ValueError, match="run `gradient_variance` with draws=2"):
         r.at_batch_size(4, draws=2)
+
+
+# --- what users do by mistake ---
+
+
+def test_the_same_batch_again_and_again():
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    found = gradient_variance(linear, TWO_LEAVES, [x] * 10)
+    assert int(found.total.batch_variance.status) == CODES["batches no random samples"]
+    assert "spread with variance 0 in total" in found.explain()
+
+
+def test_equal_gradients_are_not_taken_for_noise():
+    one = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    found = gradient_variance(linear, TWO_LEAVES, [np.tile(one, (7, 1))] * 5)
+    names = {STATUS[int(s)][0] for s in np.ravel(found.estimates.batch_variance.status)}
+    assert names <= {"variance at rounding", "ok"}
+    assert float(found.total.S.value) < 1e-10
+    assert "no noise" in found.explain()
+
+
+def test_one_mini_batch_has_no_normalised_variance():
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    found = gradient_variance(linear, TWO_LEAVES, [x]).total.normalised_variance
+    assert np.isnan(found.value)
+    assert int(found.status) == CODES["one mini-batch"]
+
+
+def test_epochs_are_counted_in_words():
+    x = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    found = gradient_variance(linear, TWO_LEAVES, x, batch_size=3, sampling=ShuffledEpochs(6))
+    assert "By ShuffledEpochs(6) these are 2 whole epochs" in found.explain()
+
+
+def test_a_data_set_without_a_batch_size():
+    data = np.zeros((8, 3)), np.zeros(8)
+    with pytest.raises(ValueError, match=r"is it one data set\? Pass batch_size= too"):
+        gradient_variance(lambda p, e: p @ e[0] * e[1], np.zeros(3), data)
+
+
+def test_a_loss_of_batches_is_explained():
+    batches = [np.ones((4, 3))] * 3
+    with pytest.raises(ValueError, match=r"einsum|shape|operand|subscripts") as raised:
+        gradient_variance(lambda p, x: jnp.mean(jnp.einsum("bi,i->b", x, p)), np.zeros(3), batches)
+    assert "funcbackprop.one_example(loss)" in "".join(raised.value.__notes__)
+
+
+def test_no_parameters():
+    with pytest.raises(ValueError, match="`params` has no leaves"):
+        gradient_variance(lambda p, x: x.sum(), {}, np.ones((4, 3)), batch_size=2)

@@ -513,3 +513,14 @@ def test_errors(name):
 def test_groups_need_leaves():
     with pytest.raises(ValueError, match="`groups` needs every statistic by leaf"):
         noise_scale({"a": jnp.ones(2)}, sq_norms=jnp.ones(3), groups=lambda path: path)
+
+
+@pytest.mark.parametrize("source", ["sq_norms", "sq_deviations"])
+def test_statistics_of_other_weights_disagree(source):
+    g = np.random.default_rng(5).normal(size=(12, 5)).astype(np.float32) + 1
+    w = np.repeat(np.array([1, 0], np.float32), 6)
+    given = totals(g, source, "inner", w=w)
+    assert STATUS[int(of_examples(**given).S.status)][0] == "ok"
+    found = of_examples(**(given | {"weights": totals(g, source)["weights"]}))
+    names = [STATUS[int(estimate.status)][0] for estimate in found[:3]]
+    assert names == ["statistics disagree"] * 3

@@ -760,3 +760,19 @@ def test_errors(name):
     call, error, message = ERRORS[name]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_an_estimator_without_variance_beside_others():
+    """SVRG at its own anchor is the full gradient; a rival must not be divided by its zero."""
+    x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    params = jnp.ones(3)
+    loss = lambda w, x: 0.5 * jnp.sum((w - x) ** 2 * x)  # noqa: E731
+    rivals = {
+        "svrg": rd.svrg(rd.anchor_at(loss, params, x)),
+        "without": rd.plain(replace=False),
+    }
+    found = rd.compare(
+        loss, params, x, jax.random.key(0), batch_size=6, repetitions=40, estimators=rivals
+    )
+    assert found.winner == "svrg"
+    assert "its gradient has no variance beyond rounding" in found.explain()

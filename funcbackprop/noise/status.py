@@ -61,6 +61,11 @@ STATUS = {
         "zero gradients",
         "Every gradient is zero in every coordinate, so the ratio is 0/0 throughout.",
     ),
+    18: (
+        "one mini-batch",
+        "E[g^2] of a mini-batch's gradient cannot be had from one mini-batch, whose own gradient "
+        "may be near zero in some coordinate; give at least two.",
+    ),
     20: (
         "unbounded above",
         "The denominator cannot be told from zero with these examples, so the ratio has no upper "
@@ -94,6 +99,11 @@ STATUS = {
         "no step taken",
         "The optimizer's second moments are zero or not above zero somewhere, so the "
         "preconditioner is not finite; take at least one step.",
+    ),
+    27: (
+        "statistics disagree",
+        "The inner products with the mean do not average to |mean|^2, as they must: the statistics "
+        "are of different batches, or were measured with other `weights` than were given here.",
     ),
     30: (
         "error not known",

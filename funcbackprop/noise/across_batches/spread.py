@@ -13,6 +13,10 @@ from .parts import Parts, Setup
 
 # Two ways to one variance disagree where they are this many standard errors apart.
 _DISAGREE = 4.0
+# Mini-batches of equal means are no chance if there are this many.
+_EQUAL_MEANS = 8
+# What rounding leaves of the variance of equal gradients, in eps^2 |G|^2.
+_EQUAL_GRADIENTS = 4.0**2
 
 
 class Spread(NamedTuple):
@@ -51,24 +55,24 @@ def estimates(p: Parts, setup: Setup) -> Spread:
     predicted = p.between * setup.factor + p.within / setup.size
     why = reasons(p, setup)
     no_random = [] if setup.coupled else [(disagree(p, setup), "batches no random samples")]
+    eps = float(jnp.finfo(S.dtype).eps)
+    rest = (S[0] > 0) & (S[0] <= _EQUAL_GRADIENTS * eps**2 * p.sq_gradient_norm[0])
+    rounding = rest, "variance at rounding"
     zero = S[0] == 0, "zero variance"
     not_above = ~(p.sq_gradient_norm[0] > 0), "gradient not above zero"
     found = {
-        "S": positive(estimated(S, setup, *why), setup),
-        "batch_variance": positive(estimated(predicted, setup, *why, *no_random), setup),
-        "normalised_variance": estimated(
-            p.ratios / p.coordinates,
-            setup,
-            *why,
-            (p.coordinates[0] == 0, "zero gradients"),
-            *no_random,
-        ),
+        "S": positive(estimated(S, setup, *why, rounding), setup),
+        "batch_variance": positive(estimated(predicted, setup, *why, rounding, *no_random), setup),
+        "normalised_variance": _normalised(p, setup, *why, rounding, no_random=no_random),
         "sq_gradient_norm": estimated(p.sq_gradient_norm, setup, *why, not_above),
-        "signal_to_noise": estimated(p.sq_gradient_norm / S, setup, *why, zero, not_above),
+        "signal_to_noise": estimated(
+            p.sq_gradient_norm / S, setup, *why, rounding, zero, not_above
+        ),
         "batch_signal_to_noise": estimated(
             p.sq_gradient_norm / predicted,
             setup,
             *why,
+            rounding,
             (predicted[0] == 0, "zero variance"),
             *no_random,
             not_above,
@@ -76,6 +80,17 @@ def estimates(p: Parts, setup: Setup) -> Spread:
         "across_batches": _across(p, setup),
     }
     return Spread(**(found | _nested(p, setup, why)))._replace(**_of_coupled(found, setup))
+
+
+def _normalised(p, setup, *why, no_random):
+    """NaN for one mini-batch: |G_k|^2 + V_k/B is then the square of what it drew, maybe near 0."""
+    one = jnp.asarray(setup.batches == 1), "one mini-batch"
+    zero = p.coordinates[0] == 0, "zero gradients"
+    found = estimated(p.ratios / p.coordinates, setup, *why, zero, one, *no_random)
+    known = ~(one[0] & (p.coordinates[0] > 0))
+    return found._replace(
+        **{n: jnp.where(known, x, jnp.nan) for n, x in found._asdict().items() if n != "status"}
+    )
 
 
 def predicted(p: Parts, setup: Setup, factor: Any, of_draws: Any) -> Estimate:
@@ -150,6 +165,7 @@ def disagree(p: Parts, setup: Setup) -> chex.Array:
     """
     if _freedom(setup) is None:
         return jnp.zeros(p.between.shape[1:], bool)
+    many = jnp.asarray(setup.batches >= _EQUAL_MEANS)
     seen, predicted = (
         x * setup.factor + p.within / (setup.size * setup.draws)
         for x in (p.from_batches, p.between)
@@ -159,4 +175,5 @@ def disagree(p: Parts, setup: Setup) -> chex.Array:
     error = estimate.jackknife(logs[0], logs[1:], setup.weights)
     tail = special.ndtr(-_DISAGREE)
     limit = -float(special.stdtrit(_freedom(setup), tail))
-    return jnp.abs(logs[0]) > limit * jnp.maximum(error, p.gaussian_error)
+    equal = many & (seen[0] <= 0) & (predicted[0] > 0)
+    return equal | (jnp.abs(logs[0]) > limit * jnp.maximum(error, p.gaussian_error))

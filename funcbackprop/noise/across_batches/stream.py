@@ -56,6 +56,14 @@ def _items(batches) -> Iterable:
             f"{type(batches).__name__}. If it is a data set with a leading axis of examples, pass "
             "batch_size= too, and it is cut"
         )
+    if isinstance(batches, tuple) and all(hasattr(x, "shape") for x in batches):
+        forms = {str(_form(x)[1]) for x in batches}
+        if len(forms) > 1:
+            raise ValueError(
+                f"`{_CALLER}`: `batches` is a tuple of arrays of different form, "
+                f"{[jnp.shape(x) for x in batches[:4]]}: is it one data set? Pass batch_size= too, "
+                "and it is cut into mini-batches"
+            )
     if not isinstance(batches, Iterable):
         raise TypeError(
             f"`{_CALLER}`: `batches` must be an iterable of mini-batches, got "

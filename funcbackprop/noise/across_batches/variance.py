@@ -85,7 +85,10 @@ def gradient_variance(
     """
     sampling = checked_sampling(sampling, _CALLER)
     _check(loss, unit, draws, groups, weighted, sampling)
-    checked_params(differentiable(params, _CALLER)[0], _CALLER)
+    trained, _ = differentiable(params, _CALLER)
+    checked_params(trained, _CALLER)
+    if not jax.tree.leaves(trained):
+        raise ValueError(f"`{_CALLER}`: `params` has no leaves, so there is no gradient")
     stream = mini_batches(batches, weighted, batch_size)
     coupled = unit == "batch"
     measure = grouped.of_batch(loss) if coupled else grouped.of_examples(loss, draws)
@@ -138,10 +141,28 @@ def _streamed(measure, params, stream, sampling, draws, groups, coupled):
             )
         group = tally.next_group
         tally.add(np.ones(1) if coupled else np.asarray(item.weights))
-        states, finite = step(states, params, item.batch, item.weights, np.int32(group))
+        try:
+            states, finite = step(states, params, item.batch, item.weights, np.int32(group))
+        except Exception as error:
+            error.add_note(_note(item, coupled))
+            raise
         if bad is None and not finite:
             bad = item
     return tally, states, bad, random
+
+
+def _note(item, coupled):
+    """What an error inside the loss may come from."""
+    given = (
+        'the whole mini-batch, by unit="batch"; leave `unit` out for a loss of one example'
+        if coupled
+        else "one example, without the leading axis; for a loss of batches pass "
+        'funcbackprop.one_example(loss), or unit="batch" if it couples the examples'
+    )
+    return (
+        f"`{_CALLER}`: raised at mini-batch {item.number}, where the loss was given {given}. If "
+        "the items of `batches` are pairs (batch, weights), pass weighted=True"
+    )
 
 
 def _check(loss, unit, draws, groups, weighted, sampling):

@@ -16,6 +16,7 @@ _LONGEST_NAME = 26
 _NO_SAMPLES = statuses.code("batches no random samples")
 # Statuses without a line of their own: they are explained elsewhere, or need no explanation.
 _EXPLAINED = ("ok", "one draw", "unit is the batch", "batches no random samples")
+_AT_ROUNDING = statuses.code("variance at rounding")
 
 
 def table(result: "GradientVariance") -> str:
@@ -126,6 +127,8 @@ def _noise(result):
         return ""
     if variance.value == 0:
         return f"{whose} has no noise: its variance is zero."
+    if variance.status == _AT_ROUNDING:
+        return f"{whose} has no noise that can be told from rounding."
     if not ratio.value > 0:
         return (
             f"{whose} is noise as far as these data can tell: the unbiased |G|^2 is not above zero."
@@ -173,9 +176,12 @@ def _nested(result):
 def _exact(result):
     if result.setup.error_factor > 0:
         return ""
+    N = result.sampling.population
+    epochs = number(result.examples / N)
     return (
-        "The mini-batches hold every example of the population equally often, so what follows from "
-        "single examples has no sampling error."
+        f"By {type(result.sampling).__name__}({N:,}) these are {epochs} whole epochs, which hold "
+        "every example of the population equally often: what follows from single examples has no "
+        "sampling error."
     )
 
 

@@ -83,7 +83,8 @@ def norm_test(
       `BatchSizeTest`. The interval is a jackknife on the log scale, O(B).
 
     Raises:
-      ValueError: forms disagree, or `theta` or `population` is not positive.
+      ValueError: forms disagree, or `theta` or `population` is not positive, or `population` is
+        less than the examples drawn from it.
 
     Byrd, Chin, Nocedal and Wu 2012, who write the factor (N - B)/(N - 1) for a population variance
     over N; here S has N - 1.
@@ -96,6 +97,11 @@ def norm_test(
     above_zero("norm_test", theta=theta, population=population)
     spread: Any = {"sq_norms": sq_norms, "sq_deviations": sq_deviations, "variance": variance}
     r = rows("norm_test", mean, inner=inner, weights=weights, **spread)
+    if isinstance(population, int) and weights is None and population < len(r.kept):
+        raise ValueError(
+            f"`norm_test`: `population` must be at least the {len(r.kept)} examples that were "
+            f"drawn from it without replacement, got {population}"
+        )
     return norm_test_of(r, theta, population)
 
 

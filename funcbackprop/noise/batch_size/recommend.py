@@ -180,7 +180,7 @@ def recommend_batch_size(
     True
     """
     caller = "recommend_batch_size"
-    above_zero(caller, theta=theta, nu=nu)
+    above_zero(caller, theta=theta, nu=nu, learning_rate=learning_rate)
     spread: Any = {"sq_norms": sq_norms, "sq_deviations": sq_deviations, "variance": variance}
     if losses is not None:
         losses = per_example(caller, "losses", losses, None)

@@ -60,6 +60,7 @@ def cabs(
     4.0
     """
     spread: Any = {"sq_norms": sq_norms, "sq_deviations": sq_deviations, "variance": variance}
+    above_zero("cabs", learning_rate=learning_rate)
     losses = per_example("cabs", "losses", losses, None)
     weights = common_weights("cabs", {"losses": losses}, weights)
     r = rows("cabs", mean, inner=inner, weights=weights, **spread)

@@ -73,6 +73,11 @@ class Row:
     def biased(self) -> bool:
         return self.bias_z > BIAS_Z
 
+    @property
+    def at_rounding(self) -> bool:
+        """Whether no variance is left but that of rounding."""
+        return self.status == statuses.code("variance at rounding")
+
     def to_dict(self) -> dict:
         """JSON-safe, without the single repetitions."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -109,7 +114,11 @@ class Comparison:
         can be told from it and the interval of its ratio does not hold 1; `"plain"` if every other
         one is worse; None if nothing can be told."""
         fair = [row for row in self.rows if not row.biased and np.isfinite(row.ratio.value)]
-        better = [r for r in fair if r.name != PLAIN and float(r.ratio_with_setup.upper) < 1]
+        better = [
+            r
+            for r in fair
+            if r.name != PLAIN and (r.at_rounding or float(r.ratio_with_setup.upper) < 1)
+        ]
         if better:
             return min(better, key=lambda r: float(r.ratio_with_setup.value)).name
         others = [row for row in self.rows if row.name != PLAIN]
@@ -137,10 +146,13 @@ class Comparison:
         if winner == PLAIN:
             return f"Plain sampling is best: at {cost}, set-up included, every other one is worse."
         best = self[winner]
-        sentence = (
-            f"{winner} wins: at {cost} its variance is {best.ratio} of that of plain sampling"
-        )
-        if best.setup:
+        if best.at_rounding:
+            sentence = f"{winner} wins: at {cost} its gradient has no variance beyond rounding"
+        else:
+            sentence = (
+                f"{winner} wins: at {cost} its variance is {best.ratio} of that of plain sampling"
+            )
+        if best.setup and not best.at_rounding:
             sentence += (
                 f", and {best.ratio_with_setup} with its {number(best.setup)} set-up evaluations "
                 f"spread over {number(self.steps)} steps"
@@ -150,9 +162,12 @@ class Comparison:
 
     def _tied(self, best):
         """Estimators whose ratio to the best one, in pairs, has an interval that holds 1."""
+        others = [row for row in self.rows if row.name not in (PLAIN, best.name) and not row.biased]
+        if best.at_rounding:
+            return [row.name for row in others if row.at_rounding]
         found = []
-        for row in self.rows:
-            if row.name in (PLAIN, best.name) or row.biased or not np.isfinite(row.ratio.value):
+        for row in others:
+            if row.at_rounding or not np.isfinite(row.ratio.value):
                 continue
             log_ratio, error = log_ratio_of(row.sq_errors, best.sq_errors)
             log_ratio += math.log(_cost(row) / _cost(best))

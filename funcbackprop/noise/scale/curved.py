@@ -19,6 +19,7 @@ from ..estimate import Estimate, around, student
 from .ratio import covariance_of, ratio
 
 _MIN_PARTS = 4  # three are left when one is left out
+_HEADERS = ("", "estimate [95 % interval]")
 _ESTIMATES = ("trace", "curvature", "sq_gradient_norm", "B_noise", "max_step")
 
 
@@ -72,7 +73,7 @@ class CurvatureNoiseScale(NamedTuple):
             np.asarray(self.B_noise.value)
         except jax.errors.TracerArrayConversionError:
             return "CurvatureNoiseScale(traced)"
-        return tables.text([[name, str(getattr(self, name))] for name in _ESTIMATES], ("", ""))
+        return tables.text([[name, str(getattr(self, name))] for name in _ESTIMATES], _HEADERS)
 
 
 def curvature_noise_scale(

@@ -18,6 +18,9 @@ from ..moments import ROUNDING_FACTOR, sq_norm
 from .ratio import covariance, positive_ratio, unknown_covariance
 from .result import NoiseScale
 
+# By what share averages of the same numbers may differ: so many roundings, also of TF32 products.
+_ROUNDINGS, _LEAST, _MOST = 2.0**14, 1e-6, 0.05
+
 
 class Sums(NamedTuple):
     """What is known of the gradients of some of the parameters; these add up over leaves.
@@ -29,6 +32,8 @@ class Sums(NamedTuple):
       deviations: d_i [n], or None.
       inner: c_i = <g_i - gbar, gbar> [n], or None.
       rounding: of `spread`, where it is a difference of larger terms.
+      disagreement: `sq_mean` less the |mean|^2 that was given.
+      allowed: how much of that rounding may explain.
     """
 
     sq_mean: chex.Array
@@ -37,6 +42,8 @@ class Sums(NamedTuple):
     deviations: Any
     inner: Any
     rounding: Any = 0.0
+    disagreement: Any = 0.0
+    allowed: Any = 0.0
 
 
 def noise_scale(
@@ -174,6 +181,7 @@ def of_sums(sums: Sums, design: Design, examples: Any) -> NoiseScale:
         known = covariance(design, S, sq_norm, excess, sums.deviations, sums.inner)
     wrong = (
         (~jnp.isfinite(S + sq_norm), "not finite"),
+        (jnp.abs(sums.disagreement) > sums.allowed, "statistics disagree"),
         (rounding, "below rounding"),
     )
     without_error = (
@@ -212,6 +220,18 @@ def _sums(
     variance: Any = None,
 ) -> Sums:
     """Of one leaf, or of all (`mean` is a tree), from what was measured."""
+    found = _measured(mean, design, sq_norms, sq_deviations, inner, variance)
+    if inner is None:
+        return found
+    w, kept = design.weights, design.weights > 0
+    size = jnp.sum(jnp.where(kept, w * jnp.abs(inner), 0)) / jnp.sum(w)
+    eps = max(float(jnp.finfo(x.dtype).eps) for x in (*jax.tree.leaves(mean), inner))
+    share = min(max(_ROUNDINGS * eps, _LEAST), _MOST)
+    given = _total(jax.tree.map(sq_norm, mean))
+    return found._replace(disagreement=found.sq_mean - given, allowed=share * size)
+
+
+def _measured(mean, design, sq_norms, sq_deviations, inner, variance):
     w = design.weights
     W, kept = jnp.sum(w), w > 0
     average = lambda x: jnp.sum(jnp.where(kept, w * x, 0)) / W  # noqa: E731

@@ -12,7 +12,9 @@ from ...files import json_safe
 from .. import status as statuses
 from ..estimate import Estimate
 
-_HEADERS = ("", "S", "|G|²", "B_simple (examples)", "95 % interval", "status")
+_HEADERS = ("", "S", "|G|²", "B_simple", "95 % interval", "status")
+_LONGEST_NAME = 26
+_WIDTH = 160  # numbers are not shortened
 
 
 class NoiseScale(NamedTuple):
@@ -61,8 +63,9 @@ class NoiseScale(NamedTuple):
         if np.ndim(self.B_simple.value):
             return "\n".join(f"{name}:\n{getattr(self, name)}" for name in self._fields[:3])
         parts = self.groups or _leaves(self.per_leaf)
-        rows = [_row("all", self), *(_row(name, x) for name, x in parts.items())]
-        return f"{tables.text(rows, _HEADERS, width=110)}\n{self._sentence()}"
+        names = ["all", *tables.labels(list(parts), _LONGEST_NAME)]
+        rows = [_row(name, x) for name, x in zip(names, [self, *parts.values()], strict=True)]
+        return f"{tables.text(rows, _HEADERS, width=_WIDTH)}\n{self._sentence()}"
 
     def _sentence(self):
         low, high = float(self.B_simple.lower), float(self.B_simple.upper)
