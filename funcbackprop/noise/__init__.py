@@ -26,6 +26,10 @@ from .scale.preconditioned import preconditioned_loss, preconditioned_noise_scal
 from .scale.preconditioner import preconditioner
 from .scale.result import NoiseScale
 from .status import STATUS
+from .tracking.optimizer import TrackedState, track, tracked
+from .tracking.result import RecentNoise, TrackedNoise, tracked_noise, tracked_state
+from .tracking.slots import TrackerState
+from .tracking.tracker import Tracker, tracker
 
 __all__ = [
     "STATUS",
@@ -42,11 +46,16 @@ __all__ = [
     "Moments",
     "NoiseScale",
     "Prediction",
+    "RecentNoise",
     "Recommendation",
     "ShuffledEpochs",
     "Spread",
     "Stiffness",
     "TailIndex",
+    "TrackedNoise",
+    "TrackedState",
+    "Tracker",
+    "TrackerState",
     "WithReplacement",
     "WithoutReplacement",
     "adascale_gain",
@@ -74,4 +83,9 @@ __all__ = [
     "reduction",
     "stiffness",
     "tail_index",
+    "track",
+    "tracked",
+    "tracked_noise",
+    "tracked_state",
+    "tracker",
 ]

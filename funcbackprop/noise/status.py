@@ -172,6 +172,19 @@ STATUS = {
         "A stratum holds too few examples to estimate the variance within it, or the error of "
         "that; give at least three examples of each stratum, or merge strata.",
     ),
+    50: ("no step recorded", "No step was recorded yet; call the tracker's update in every step."),
+    51: (
+        "too few steps",
+        "The values are usable, but an interval needs at least 8 slots of steps: 15 recorded steps "
+        "where the last half is asked for, 8 where all are.",
+    ),
+    52: (
+        "correlated slots",
+        "Neighbouring slots of steps are alike: what was recorded drifts, or is correlated over "
+        "times that are not short beside a slot. The value is the mean of these steps, and its "
+        "interval may be too short. Record more steps, or take a shorter window: a smaller `last`, "
+        "with more `slots`.",
+    ),
 }
 
 

@@ -98,17 +98,17 @@ def positive_ratio(numerator, denominator, covariance, q, share, status) -> Esti
       numerator, denominator: S and the unbiased |G|^2, which may be negative.
       covariance: of these two, by the jackknife.
       q: quantile.
-      share: sum w^2/(sum w)^2, which is 1/n for equal weights: |gbar|^2 = |G|^2 + share S.
+      share: sum w^2/(sum w)^2, which is 1/n for equal weights: |gbar|^2 = |G|^2 + share S. None
+        for numbers that do not come from one law, as those of many steps: then the variance of
+        |G|^2 stays as it is.
       status: codes of what is wrong already; they are kept.
     """
     v_n, v_d, v, scale = covariance
     n, d = numerator / scale, denominator / scale
-    sq_mean = d + share * n
-    slope = jnp.where(sq_mean > 0, v_d / jnp.where(sq_mean > 0, sq_mean, 1), 4 * share * n)
-    a, b, c, root = _quadratic(n, d, v_n, v, q, share, slope)
-    empty = (a > 0) & ~(b + root > 0)
-    slope = jnp.where(empty, 4 * share * n, slope)
-    a, b, c, root = _quadratic(n, d, v_n, v, q, share, slope)
+    if share is None:
+        a, b, c, root = _quadratic(n, d, v_n, v, q, 0.0, v_d)
+    else:
+        a, b, c, root = _at_the_ratio(n, d, v_n, v_d, v, q, share)
     there = b + root > 0
     lower = jnp.where(there, jnp.maximum(a, 0) / jnp.where(there, b + root, 1), 0)
     bounded = (c > 0) & (d > 0)
@@ -128,11 +128,24 @@ def positive_ratio(numerator, denominator, covariance, q, share, status) -> Esti
     return Estimate(value, error, lower, upper, status)
 
 
-def _quadratic(n, d, v_n, v, q, share, slope):
-    """Coefficients of a - 2 b r + c r^2 <= 0, and sqrt(b^2 - a c)."""
+def _at_the_ratio(n, d, v_n, v_d, v, q, share):
+    """The variance of the denominator is slope n (1/r + share)."""
+    sq_mean = d + share * n
+    slope = jnp.where(sq_mean > 0, v_d / jnp.where(sq_mean > 0, sq_mean, 1), 4 * share * n)
+    a, b, _, root = _quadratic(n, d, v_n, v, q, slope * n, slope * share * n)
+    empty = (a > 0) & ~(b + root > 0)
+    slope = jnp.where(empty, 4 * share * n, slope)
+    return _quadratic(n, d, v_n, v, q, slope * n, slope * share * n)
+
+
+def _quadratic(n, d, v_n, v, q, falling, constant):
+    """Coefficients of a - 2 b r + c r^2 <= 0, and sqrt(b^2 - a c).
+
+    The variance of the denominator is falling/r + constant.
+    """
     a = n**2 - q**2 * v_n
-    b = n * d - q**2 * (v - slope * n / 2)
-    c = d**2 - q**2 * slope * share * n
+    b = n * d - q**2 * (v - falling / 2)
+    c = d**2 - q**2 * constant
     return a, b, c, jnp.sqrt(jnp.maximum(b**2 - a * c, 0))
 
 
