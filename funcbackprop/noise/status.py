@@ -12,7 +12,11 @@ STATUS = {
         "Fewer than two examples have positive weight, so no spread can be seen; "
         "give at least two examples.",
     ),
-    2: ("not finite", "A gradient holds NaN or inf; find the example whose norm is not finite."),
+    2: (
+        "not finite",
+        "A gradient holds NaN or inf, or its square "
+        "overflows; find the example whose norm is not finite.",
+    ),
     3: (
         "below rounding",
         "S from squared norms cancels: the mean gradient dominates the spread and what is left is "

@@ -136,8 +136,8 @@ def _streamed(measure, params, stream, sampling, draws, groups, coupled):
         if draws > 1 and not random:
             raise ValueError(
                 f"`{_CALLER}`: draws={draws} needs the random key of each example, and `batches` "
-                "hold none. Make every batch with funcbackprop.attach_keys(batch, key), from a "
-                "typed key jax.random.key(seed); the loss takes it from the example"
+                "hold no typed one. Make every batch with funcbackprop.attach_keys(batch, key), "
+                "from a typed key jax.random.key(seed); the loss takes it from the example"
             )
         group = tally.next_group
         tally.add(np.ones(1) if coupled else np.asarray(item.weights))

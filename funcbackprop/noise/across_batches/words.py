@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .result import GradientVariance
 
 _LONGEST_NAME = 26
+_WIDTH = 150  # intervals are not shortened
 _NO_SAMPLES = statuses.code("batches no random samples")
 # Statuses without a line of their own: they are explained elsewhere, or need no explanation.
 _EXPLAINED = ("ok", "one draw", "unit is the batch", "batches no random samples")
@@ -32,7 +33,7 @@ def table(result: "GradientVariance") -> str:
         "normalised",
         "signal/noise",
     ]
-    return tables.text(rows, headers, title=_title(result))
+    return tables.text(rows, headers, title=_title(result), width=_WIDTH)
 
 
 def _row(result, k, name, nested, coupled):

@@ -148,6 +148,11 @@ def _checked(loss, data, batch_size, estimators, repetitions, steps):
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"`compare`: `{name}` must be an int from {least} on, got {value!r}")
+    if not isinstance(estimators, Mapping):
+        raise TypeError(
+            '`compare`: `estimators` must be a mapping such as {"strata": stratified(labels)}, got '
+            f"{type(estimators).__name__}"
+        )
     for name, estimator in estimators.items():
         if name == PLAIN:
             raise ValueError(
