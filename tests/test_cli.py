@@ -397,3 +397,22 @@ def test_check_refuses_what_it_cannot_do(capsys):
     assert "--examples must be at least 1, got 0" in capsys.readouterr().err
     run("check", "problems:nothing", status=2)
     assert "expected a funcbackprop.Problem" in capsys.readouterr().err
+
+
+def test_tracked_noise_is_recorded(tmp_path):
+    """A row for every step, with the interval in the report."""
+    options = ["problems:line", "--steps", "20", "--batch-size", "8", "--track-noise"]
+    run("train", *options, "--out", tmp_path / "whole")
+    rows = list(read_rows(tmp_path / "whole/line/metrics.jsonl"))
+    tracked = [r for r in rows if r["kind"] == "tracked_noise"]
+    assert [r["step"] for r in tracked] == list(range(1, 21))
+    assert [r["steps"] for r in tracked] == list(range(1, 21))
+    assert tracked[-1]["S"]["value"] > 0
+    page = (tmp_path / "whole/line/report.html").read_text()
+    assert "Noise scale at every step" in page
+    assert (tmp_path / "whole/line/plots/tracked_noise.png").exists()
+
+
+def test_without_tracking_the_report_says_how(tmp_path):
+    run("train", "problems:line", *TRAIN, "--out", tmp_path)
+    assert "--track-noise" in (tmp_path / "line/report.html").read_text()

@@ -290,10 +290,15 @@ def test_what_does_not_cancel_where_the_mean_dominates():
 
 def on_eight_devices():
     script = Path(__file__).with_name("tracker_on_devices.py")
+    devices = {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "32"}
     done = subprocess.run(
-        [sys.executable, script], env=os.environ, capture_output=True, text=True, timeout=120,
+        [sys.executable, script],
+        env=os.environ | devices,
+        capture_output=True,
+        text=True,
+        timeout=120,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

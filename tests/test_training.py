@@ -390,3 +390,33 @@ def test_write_text_leaves_the_old_file_when_it_fails(tmp_path):
         write_text(tmp_path / "a.json", None)
     assert os.listdir(tmp_path) == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_statistics_reach_the_optimizer(micro_batches, padded):
+    """The tracker finds what it finds when it is given the norms by hand."""
+    loss = lambda w, x: 0.5 * jnp.sum((w - x) ** 2)  # noqa: E731
+    optimizer = optax.chain(fb.noise.track(), optax.sgd(0.1))
+    step = make_step(
+        loss,
+        optimizer,
+        update_with={"sq_norms": fb.SquaredNorms()},
+        micro_batches=micro_batches,
+    )
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    weights = np.repeat(np.float32([1, 0]), [9, 3]) if padded else None
+    state, _ = step(init_state(jnp.ones(3), optimizer, 0), x, weights)
+    found = fb.noise.tracked_noise(state.opt_state).recent
+    S = x[:9].var(0, ddof=1).sum() if padded else x.var(0, ddof=1).sum()
+    assert float(found.S) == pytest.approx(S, rel=1e-5)
+
+
+def test_statistics_for_the_optimizer_need_the_whole_batch():
+    with pytest.raises(ValueError, match="InnerWithMean must see the whole batch"):
+        make_step(
+            lambda w, x: jnp.sum(w * x),
+            optax.sgd(0.1),
+            update_with={"inner": fb.InnerWithMean()},
+            micro_batches=2,
+        )

@@ -1,10 +1,9 @@
-"""The tracker on 8 simulated devices in `shard_map`; prints JSON for `test_tracker.py`."""
+"""The tracker on 8 simulated devices in `shard_map`; prints JSON for `test_tracker.py`.
+
+JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 NPROC=32 python tests/tracker_on_devices.py
+"""
 
 import json
-import os
-
-os.environ.update(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="8", NPROC="32")
-
 import re
 
 import jax
@@ -16,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 import funcbackprop as fb
 
 M = 4  # examples on each device
-MESH = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 TRACK = fb.noise.tracker()
 REDUCED = re.compile(r'"stablehlo.all_reduce".*?-> tensor<(\S*?)>', re.DOTALL)
 
@@ -47,7 +45,7 @@ def sharded(**options):
     return jax.jit(
         jax.shard_map(
             lambda *x: step(*x, **options),
-            mesh=MESH,
+            mesh=jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)),
             in_specs=(P(), P(), P("data")),
             out_specs=(P(), P()),
         )

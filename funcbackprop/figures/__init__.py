@@ -9,7 +9,7 @@ from .bands import Band, Curve, band
 from .check import gradient_check
 from .layers import layer_variance
 from .learning import learning_curves
-from .noise import gradient_noise, noise_scale
+from .noise import gradient_noise, noise_scale, tracked_noise_scale
 from .spread import variance_by_leaf
 from .style import PALETTE, save
 
@@ -24,5 +24,6 @@ __all__ = [
     "learning_curves",
     "noise_scale",
     "save",
+    "tracked_noise_scale",
     "variance_by_leaf",
 ]

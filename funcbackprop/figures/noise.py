@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .axes import draw_band, draw_edge, edge_reason, finish, legend, log_axis
-from .bands import Curve, band, extent
+from .bands import Curve, band, extent, floats
 from .style import LEVEL, look, panels, styled
 
 if TYPE_CHECKING:
@@ -60,5 +60,41 @@ def noise_scale(
     name = "no finite estimate" + (" for at least one seed" if len(scale) > 1 else "")
     draw_edge(ax, b.steps[b.missing], top=True, label=name, **(look(0) | {"marker": "^"}))
     finish(ax, title or "Gradient noise scale", "noise scale (examples)", b.steps)
+    legend(figure)
+    return figure
+
+
+@styled
+def tracked_noise_scale(
+    scale: Curve,
+    lower: Curve,
+    upper: Curve,
+    batch_size: float | None = None,
+    title: str | None = None,
+) -> "Figure":
+    """The noise scale that was tracked at every step, with its 95 % interval.
+
+    Args:
+      scale, lower, upper: of the window, in examples; one line and interval for each seed. An
+        upper limit that is None reaches the upper edge; a scale that is None is not drawn.
+      batch_size: examples in a mini-batch.
+      title: of the figure.
+    """
+    figure, (ax,) = panels(1)
+    bands = [band(x) for x in (scale, lower, upper)]
+    log_axis(ax, np.append(extent(bands), batch_size or np.nan))
+    top = ax.get_ylim()[1]
+    for k, (seed, (steps, values)) in enumerate(scale.items()):
+        color = look(k)["color"]
+        name = f"seed {seed}" if len(scale) > 1 else "last half of the steps, with 95 % interval"
+        low, high = floats(lower[seed][1]), floats(upper[seed][1])
+        high = np.where(np.isfinite(low) & np.isnan(high), top, high)
+        ax.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+        values = floats(values)
+        ax.plot(steps, np.where(values > 0, values, np.nan), color=color, label=name)
+    if batch_size:
+        ax.axhline(batch_size, label=f"batch size: {batch_size:,} examples", **LEVEL)
+    label = "noise scale (examples)"
+    finish(ax, title or "Noise scale, tracked at every step", label, bands[0].steps)
     legend(figure)
     return figure

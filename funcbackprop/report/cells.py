@@ -151,6 +151,13 @@ def no_noise(run: Run) -> str:
     return next((text for text in said if text), default)
 
 
+def no_tracked(run: Run) -> str:
+    """What would give the tracked noise scale; empty if there is one."""
+    if run.tracked:
+        return ""
+    return "The noise was not tracked at every step; the option `--track-noise` does that."
+
+
 def no_check(run: Run) -> str:
     """What would give the gradient check; empty if one was made."""
     if run.checks:

@@ -264,3 +264,30 @@ def _disagreement(wrong, total, where):
     if set(wrong.values()) - {"not audited", "precision"}:
         sentences.append("Until this is explained, trust no other number of this report.")
     return sentences
+
+
+def tracked_noise(run: Run) -> list[str]:
+    """The last window of each seed, with its interval and status."""
+    last_rows = {row["seed"]: row for row in run.tracked}
+    return [sentence for seed, row in last_rows.items() for sentence in _window(run, seed, row)]
+
+
+def _window(run, seed, row):
+    whose = f"Seed {seed}: over" if len(run.seeds) > 1 else "Over"
+    B, steps = row["B_simple"], number(row["window"])
+    if B["lower"] is None:
+        yield f"{whose} the last {steps} steps the noise scale has no interval: {B['status']}."
+    elif B["upper"] is None:
+        yield (
+            f"{whose} the last {steps} steps the noise scale is at least {number(B['lower'])} "
+            "examples, unbounded above."
+        )
+    else:
+        yield (
+            f"{whose} the last {steps} steps the noise scale is {number(B['value'])} examples, "
+            f"95 % interval {number(B['lower'])} to {number(B['upper'])}."
+        )
+    if B["status"] == "correlated slots":
+        yield "Neighbouring slots of steps are alike, so the interval may be too short."
+    if row["skipped"]:
+        yield f"{number(row['skipped'])} steps were left out: their gradients were not finite."

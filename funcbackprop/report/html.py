@@ -17,6 +17,7 @@ from .run import Run, curve, metrics, noise, read
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LIMITS = ("value", "lower", "upper")
 _PIXELS = 0.62  # width on the page of a pixel of a figure, so that all letters have one size
 
 
@@ -138,6 +139,11 @@ def _draw_scale(run):
     return figures.noise_scale(noise(run, "noise_scale"), run.batch_size)
 
 
+def _draw_tracked(run):
+    scale, lower, upper = (curve(run.tracked, lambda r, k=k: r["B_simple"][k]) for k in _LIMITS)
+    return figures.tracked_noise_scale(scale, lower, upper, run.batch_size)
+
+
 def _draw_layers(run):
     names = dict(zip(run.layers, tables.labels(run.layers, 30), strict=True))
     variance, ratio = (
@@ -212,6 +218,17 @@ _PARTS = (
         _draw_scale,
         findings.noise_scale,
         cells.no_noise,
+        lambda run: ("", [], []),
+    ),
+    Part(
+        "tracked_noise",
+        "Noise scale at every step",
+        "From the norms of the examples' gradients in every mini-batch. The line and its 95 % "
+        "interval are for the last half of the steps so far. Where the interval reaches the upper "
+        "edge it is unbounded: |G|² cannot be told from zero.",
+        _draw_tracked,
+        findings.tracked_noise,
+        cells.no_tracked,
         lambda run: ("", [], []),
     ),
     Part(

@@ -11,6 +11,7 @@ _NEEDED = {
     "step": ("seed", "step", "loss"),
     "measurement": ("seed", "step", "metrics"),
     "gradient_check": ("seed", "step"),
+    "tracked_noise": ("seed", "step", "B_simple"),
 }
 
 
@@ -21,7 +22,7 @@ class Run(NamedTuple):
       folder: where it lies.
       config, metadata, summary: the JSON files; the last two are empty where the file is not there,
         as in a run that has not ended.
-      steps, measurements, checks: the rows of metrics.jsonl by kind, in their order.
+      steps, measurements, checks, tracked: the rows of metrics.jsonl by kind, in their order.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     steps: list[dict]
     measurements: list[dict]
     checks: list[dict]
+    tracked: list[dict]
 
     @property
     def name(self) -> str:

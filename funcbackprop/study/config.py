@@ -103,6 +103,8 @@ class TrainConfig(ProblemConfig):
     """Folder for runs; this one is written to OUT/NAME."""
     overwrite: bool = False
     """Start afresh if the folder holds a run, instead of resuming or refusing."""
+    track_noise: bool = False
+    """Track the noise scale at every step, from the norms of the examples' gradients."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run's folder."""
 

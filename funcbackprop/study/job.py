@@ -20,6 +20,7 @@ from ..contract import (
     scalar_loss,
 )
 from ..files import write_json
+from ..per_example import SquaredNorms
 from ..training import (
     Checkpoints,
     NonFiniteLoss,
@@ -122,7 +123,10 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
     problem = what.problem
     update = optimizer(problem, config)
     state = init_state(initial_params(problem, seed), update, seed)
-    step = make_step(problem.loss, update, rng=problem.rng, has_aux=problem.has_aux)
+    tracked = {"sq_norms": SquaredNorms()} if config.track_noise else None
+    step = make_step(
+        problem.loss, update, update_with=tracked, rng=problem.rng, has_aux=problem.has_aux
+    )
     checkpoint = Checkpoints(
         folder / "checkpoints" / f"seed-{seed}", every=max(1, config.steps // 10)
     )
@@ -155,9 +159,11 @@ def _feed(config: TrainConfig, problem: Problem, seed: int):
 def _hooks(config: TrainConfig, what: Task, seed: int) -> list:
     problem = what.problem
     evaluation = measure.Evaluation(problem, seed)
+    tracked = [measure.tracked_noise_hook(config.steps)] if config.track_noise else []
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
-        return [measure.hook("measurement", steps, lambda p: {"metrics": evaluation(p)})]
+        hook = measure.hook("measurement", steps, lambda p: {"metrics": evaluation(p)})
+        return [hook, *tracked]
     noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size)
     check = measure.Check(problem, seed, _CHECK_EXAMPLES)
 
@@ -174,6 +180,7 @@ def _hooks(config: TrainConfig, what: Task, seed: int) -> list:
     return [
         measure.hook("measurement", steps, measurement),
         measure.hook("gradient_check", checked, check),
+        *tracked,
     ]
 
 

@@ -13,7 +13,7 @@ from ..check import GradientCheck, LeafCheck
 from ..check.gradients import check_with
 from ..check.result import ADVICE
 from ..contract import Problem, attach_keys, batch_size
-from ..noise import Moments, moments
+from ..noise import Moments, moments, tracked_noise
 from ..per_example import Mean, Variance, gradient_statistics
 
 # Examples of each set that loss and accuracy are the means of, and how many are evaluated at once.
@@ -22,6 +22,8 @@ _CHUNK = 512
 # Batches of a data function that stand for its training set, and the seed they are drawn with.
 _FUNCTION_BATCHES = 8
 _HELD_OUT_SEED = 2**31 - 1
+# Rows of the noise tracker in a run, at most about.
+_TRACKED_ROWS = 200
 # Bytes of temporaries: on CPU, chunks of this size are faster than those of the default.
 _MEMORY_LIMIT = 2**27
 
@@ -168,6 +170,18 @@ def hook(kind: str, steps: Iterable[int], measure: Callable[[Any], Mapping]) -> 
 
     def at_step(number, state, metrics):
         return {"kind": kind, **measure(state.params)} if number in steps else None
+
+    return at_step
+
+
+def tracked_noise_hook(steps: int) -> Callable:
+    """A hook that records what the tracker in the optimizer's state says, at most 200 times."""
+    every = max(1, steps // _TRACKED_ROWS)
+
+    def at_step(number, state, metrics):
+        if number == 0 or (number % every and number != steps):
+            return None
+        return {"kind": "tracked_noise", **tracked_noise(state.opt_state).to_dict()}
 
     return at_step
 

@@ -12,6 +12,7 @@ import optax
 
 from .. import losses, models
 from ..contract import Problem, batch_size, example_loss
+from ..noise import track
 from ..reference import layerwise
 from ..training import Dataset, load
 from ..usage import UsageError, import_problem
@@ -145,10 +146,11 @@ def _check_batch_size(config: ProblemConfig, examples: int) -> None:
 
 
 def optimizer(problem: Problem, config: TrainConfig) -> optax.GradientTransformation:
-    """The problem's own optimizer, or the one that was asked for."""
-    if problem.optimizer is not None:
-        return problem.optimizer
-    return getattr(optax, config.optimizer)(config.learning_rate)
+    """The problem's own optimizer, or the one that was asked for; with the tracker before it."""
+    found = problem.optimizer
+    if found is None:
+        found = getattr(optax, config.optimizer)(config.learning_rate)
+    return optax.chain(track(), found) if config.track_noise else found
 
 
 def _hash(data: Any) -> str:

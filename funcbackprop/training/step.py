@@ -1,7 +1,7 @@
 """One update: forward, loss, backward, optimizer."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -26,6 +26,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     stats: Any = None,
+    update_with: Mapping[str, Any] | None = None,
     rng: bool = False,
     has_aux: bool = False,
     micro_batches: int = 1,
@@ -42,6 +43,9 @@ def make_step(
         `grad=` and `value_fn=` (line searches).
       stats: a pytree of statistics of the per-example gradients, measured on the same batch and
         returned as `metrics["statistics"]`; see `funcbackprop.gradient_statistics`.
+      update_with: name -> statistic, measured on the same batch and given to `optimizer.update` as
+        an argument of that name, with `weights` [B] if the batch has any: what transformations such
+        as `funcbackprop.noise.track` need, `{"sq_norms": funcbackprop.SquaredNorms()}`.
       rng: whether the example is `(example, key)`. Keys are folded from `state.key` and
         `state.step` before the batch is split, so they do not depend on `micro_batches`.
       has_aux: whether the loss returns `(scalar, aux)`; `metrics["aux"]` has a leading axis [B].
@@ -70,7 +74,9 @@ def make_step(
         raise ValueError(
             f"`make_step`: `micro_batches` must be a positive integer, got {micro_batches!r}"
         )
-    measure = gradient_statistics(loss, {"mean": Mean(), "user": stats or {}}, has_aux=has_aux)
+    wanted = {"mean": Mean(), "user": stats or {}, "update": dict(update_with or {})}
+    measure = gradient_statistics(loss, wanted, has_aux=has_aux)
+    only_mean = len(measure.stats) == 1
     slow = [
         type(stat).__name__
         for stat in measure.stats
@@ -101,7 +107,7 @@ def make_step(
 
         def measure_chunk(batch, weights):
             given = weights if padded else None
-            if stats is not None:
+            if not only_mean:
                 return measure.states(state.params, batch, given)
             losses, aux, grads = gradient(state.params, batch, given)
             return losses, aux, [Mean().of(grads, jnp.sum(weights))]
@@ -120,7 +126,9 @@ def make_step(
             "grad": grads,
             "value_fn": lambda p: _weighted_mean(gradient(p, batch, weights)[0], weights),
         }
-        extra = {name: x for name, x in extra.items() if accepted(name)}
+        extra = {name: x for name, x in extra.items() if accepted(name)} | results["update"]
+        if update_with and padded:
+            extra["weights"] = weights
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
         params: Any = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(jax.tree.map(wide, grads))}
