@@ -196,7 +196,7 @@ def _setting(situation, name, truth):
         float(truth),
         estimate,
         biased=situation.biased.get(name, ""),
-        covers=_COVERS.get((situation.setting, name), 0.92),
+        covers=_COVERS.get((situation.setting, name), Setting._field_defaults["covers"]),
     )
 
 
