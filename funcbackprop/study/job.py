@@ -20,6 +20,7 @@ from ..contract import (
     scalar_loss,
 )
 from ..files import write_json
+from ..noise import tracked_noise
 from ..per_example import SquaredNorms
 from ..training import (
     Checkpoints,
@@ -159,29 +160,38 @@ def _feed(config: TrainConfig, problem: Problem, seed: int):
 def _hooks(config: TrainConfig, what: Task, seed: int) -> list:
     problem = what.problem
     evaluation = measure.Evaluation(problem, seed)
-    tracked = [measure.tracked_noise_hook(config.steps)] if config.track_noise else []
+    tracked = [_tracked(config.steps)] if config.track_noise else []
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
-        hook = measure.hook("measurement", steps, lambda p: {"metrics": evaluation(p)})
+        hook = measure.hook(
+            "measurement", steps, lambda state: {"metrics": evaluation(state.params)}
+        )
         return [hook, *tracked]
     noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size)
     check = measure.Check(problem, seed, _CHECK_EXAMPLES)
 
-    def measurement(params):
+    def measurement(state):
         return {
             "batch_size": config.batch_size,
             "examples": noise.examples,
-            "metrics": evaluation(params),
-            "noise": noise(params),
+            "metrics": evaluation(state.params),
+            "noise": noise(state.params),
         }
 
     steps = measure.measured_steps(config.steps, config.measurements)
     checked = measure.checked_steps(config.steps)
     return [
         measure.hook("measurement", steps, measurement),
-        measure.hook("gradient_check", checked, check),
+        measure.hook("gradient_check", checked, lambda state: check(state.params)),
         *tracked,
     ]
+
+
+def _tracked(steps: int):
+    """What the tracker in the optimizer's state says."""
+    estimate = jax.jit(tracked_noise)
+    steps_of_rows = measure.tracked_steps(steps)
+    return measure.hook("tracked_noise", steps_of_rows, lambda s: estimate(s.opt_state).to_dict())
 
 
 def _summary(config: TrainConfig, folder: Path, failure, seconds: float) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from ..check import GradientCheck, LeafCheck
 from ..check.gradients import check_with
 from ..check.result import ADVICE
 from ..contract import Problem, attach_keys, batch_size
-from ..noise import Moments, moments, tracked_noise
+from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
+from ..training import TrainState
 
 # Examples of each set that loss and accuracy are the means of, and how many are evaluated at once.
 _EVALUATED = 2048
@@ -164,26 +165,20 @@ def _rank(leaf: LeafCheck) -> tuple[int, float]:
     return order, -(leaf.error_in_bounds or 0.0)
 
 
-def hook(kind: str, steps: Iterable[int], measure: Callable[[Any], Mapping]) -> Callable:
-    """A hook for `fit` that records `measure(params)` as a row of `kind` at the given steps."""
+def hook(kind: str, steps: Iterable[int], measure: Callable[[TrainState], Mapping]) -> Callable:
+    """A hook for `fit` that records `measure(state)` as a row of `kind` at the given steps."""
     steps = frozenset(steps)
 
     def at_step(number, state, metrics):
-        return {"kind": kind, **measure(state.params)} if number in steps else None
+        return {"kind": kind, **measure(state)} if number in steps else None
 
     return at_step
 
 
-def tracked_noise_hook(steps: int) -> Callable:
-    """A hook that records what the tracker in the optimizer's state says, at most 200 times."""
+def tracked_steps(steps: int) -> list[int]:
+    """About 200 steps, evenly spaced, the last among them."""
     every = max(1, steps // _TRACKED_ROWS)
-
-    def at_step(number, state, metrics):
-        if number == 0 or (number % every and number != steps):
-            return None
-        return {"kind": "tracked_noise", **tracked_noise(state.opt_state).to_dict()}
-
-    return at_step
+    return [*range(every, steps, every), steps]
 
 
 def layer_groups(params, groups: Callable[[str], str] | None = None) -> dict[str, list[str]]:
