@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
@@ -77,8 +78,22 @@ def _bench(config: BenchConfig) -> int:
 
 
 def _run(config: TrainConfig, command: str) -> int:
+    from .study import processes
+
+    try:
+        return processes.leave(_status(config, command))
+    except UsageError as error:
+        return processes.leave(_refuse(error))
+    except Exception:
+        if processes.are_several():
+            traceback.print_exc()
+            processes.leave(1)
+        raise
+
+
+def _status(config: TrainConfig, command: str) -> int:
     from . import report
-    from .study import job
+    from .study import job, processes
     from .training import NonFiniteLoss
 
     try:
@@ -94,7 +109,8 @@ def _run(config: TrainConfig, command: str) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    print(report.table(folder))
+    if processes.is_first():
+        print(report.table(folder))
     return 0
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from .graph import to_varying, varying_axes
+from .graph import is_concrete, to_varying, varying_axes
 
 Loss = Callable[[chex.ArrayTree, chex.ArrayTree], Any]
 
@@ -197,8 +197,8 @@ def batch_size(batch: chex.ArrayTree, caller: str) -> int:
 def checked_weights(weights: Any, size: int, caller: str) -> chex.Array:
     """`weights` as a float array [B]; None is all ones.
 
-    A weight that is negative or not finite raises ValueError; under tracing, where values are not
-    known, it becomes NaN, and so does what is computed from it.
+    A weight that is negative or not finite raises ValueError; where values are not known (under
+    tracing, or on devices of other processes) it becomes NaN, and so does what is computed from it.
     """
     if weights is None:
         return jnp.ones(size, dtype=jnp.result_type(float))
@@ -210,10 +210,9 @@ def checked_weights(weights: Any, size: int, caller: str) -> chex.Array:
         )
     weights = weights.astype(jnp.promote_types(weights.dtype, jnp.result_type(float)))
     valid = (weights >= 0) & (weights < jnp.inf)
-    try:
-        wrong = np.flatnonzero(~np.asarray(valid))
-    except jax.errors.TracerArrayConversionError:
+    if not is_concrete(valid):
         return jnp.where(valid, weights, jnp.nan)
+    wrong = np.flatnonzero(~np.asarray(valid))
     if len(wrong):
         raise ValueError(
             f"`{caller}`: `weights` must be finite and not negative; row {wrong[0]} has "

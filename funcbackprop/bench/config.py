@@ -13,6 +13,7 @@ _EXCLUDES = {
     "growth": ("all",),
     "plan": ("growth", "all"),
     "tune": ("plan", "growth", "all", "workloads", "batch"),
+    "tracking": ("tune", "plan", "growth", "all"),
 }
 
 # Growth: B doubles from the first of these to the last, or to --batch.
@@ -42,6 +43,8 @@ class BenchConfig:
     tune: bool = False
     """Measure the constants that the choice between ways rests on, instead of workloads, and print
     them beside those in use. Nothing is changed."""
+    tracking: bool = False
+    """Measure what tracking the noise scale costs a training step, instead of statistics."""
     dtype: str = "float32"
     """float32 or bfloat16, of parameters and data."""
     json: Path | None = None

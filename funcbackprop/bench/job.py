@@ -1,4 +1,4 @@
-"""The job of `funcbackprop bench`: every workload, and its report; or plans; or constants."""
+"""The job of `funcbackprop bench`: every workload and its report; or another kind of result."""
 
 import dataclasses
 import itertools
@@ -15,12 +15,13 @@ from .measure import measure
 from .plans import Planned, Plans, planned
 from .result import Measured, Report
 from .targets import TARGETS, target
+from .tracking import Tracking, Trackings, tracking
 from .tune import Constants, tuned
 from .variants import GROWTH, OURS, STANDARD, VARIANTS
 from .workloads import Workload, workload
 
 # What a benchmark ends in. `head` and `parts` are what is printed, `to_dict` what is written.
-Found = Report | Plans | Constants
+Found = Report | Plans | Constants | Trackings
 
 
 def run(config: BenchConfig, show: Callable[[Found], None] = lambda found: None) -> Found:
@@ -47,7 +48,8 @@ def run(config: BenchConfig, show: Callable[[Found], None] = lambda found: None)
 
 
 def _begun(config: BenchConfig) -> Found:
-    kind = Plans if config.plan else Constants if config.tune else Report
+    kinds = {"plan": Plans, "tune": Constants, "tracking": Trackings}
+    kind = next((kinds[option] for option in kinds if getattr(config, option)), Report)
     asked, date = dataclasses.asdict(config), time.strftime("%Y-%m-%d")
     return kind(asked, environment(), date, ())
 
@@ -57,7 +59,7 @@ def _parts(config: BenchConfig):
         progress = _progress("constants")
         yield tuned(config.quick, config.rounds, config.seed, progress)
         return
-    take = _planned if config.plan else _measured
+    take = _planned if config.plan else _tracking if config.tracking else _measured
     for name, size in itertools.product(config.names, config.batches):
         work = workload(name, size, config.seed, config.dtype, config.quick)
         try:
@@ -68,6 +70,11 @@ def _parts(config: BenchConfig):
 
 def _planned(config: BenchConfig, work: Workload) -> Planned:
     return planned(work)
+
+
+def _tracking(config: BenchConfig, work: Workload) -> Tracking:
+    progress = lambda name: _progress(f"{work.title}, {name}")  # noqa: E731
+    return tracking(work, config.rounds, config.seed, progress)
 
 
 def _measured(config: BenchConfig, work: Workload) -> Measured:

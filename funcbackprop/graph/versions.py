@@ -35,8 +35,10 @@ def to_varying(x: chex.Numeric, axes: tuple[str, ...]) -> chex.Array:
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether a value is an array of JAX whose entries are known now."""
-    return isinstance(value, jax.Array) and not isinstance(value, _core.Tracer)
+    """Whether a value is an array of JAX whose entries are known now, to this process."""
+    if not isinstance(value, jax.Array) or isinstance(value, _core.Tracer):
+        return False
+    return value.is_fully_addressable or value.is_fully_replicated
 
 
 def enable_x64():

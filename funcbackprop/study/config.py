@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,16 @@ OPTIMIZERS = (
     "yogi",
 )
 
-# Fields that say where the results go, not what they are: they may differ when a run resumes.
-_PLACE = ("out", "overwrite", "tensorboard")
+# Fields that say where a run runs and where its results go: they may differ when it resumes.
+_PLACE = (
+    "out",
+    "overwrite",
+    "tensorboard",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "wait",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +116,15 @@ class TrainConfig(ProblemConfig):
     """Track the noise scale at every step, from the norms of the examples' gradients."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run's folder."""
+    coordinator: str | None = None
+    """Train as several processes: host:port of process 0, as the others see it; or auto, where a
+    cluster (Slurm, TPU, Open MPI) tells address, number and id."""
+    num_processes: int | None = None
+    """How many processes the run has, with --coordinator."""
+    process_id: int | None = None
+    """Which of them this is, counted from 0. Process 0 writes the files."""
+    wait: int = 300
+    """Seconds to wait for the other processes at the start."""
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -140,6 +158,31 @@ class TrainConfig(ProblemConfig):
             raise UsageError(f"--seeds must differ from each other, got {list(self.seeds)}")
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name):
             raise UsageError(f"--name must be a plain folder name, got {self.name!r}")
+        if self.track_noise and self.batch_size < 2:
+            raise UsageError("--track-noise needs a --batch-size of 2 or more: one shows no spread")
+        self._check_processes()
+
+    def _check_processes(self) -> None:
+        count, number = self.num_processes, self.process_id
+        if self.wait < 1:
+            raise UsageError(f"--wait must be at least 1 second, got {self.wait}")
+        if self.coordinator is None:
+            if count is not None or number is not None:
+                raise UsageError(
+                    "--num-processes and --process-id need --coordinator, the address host:port of "
+                    "process 0, the same for all processes"
+                )
+            return
+        if self.coordinator != "auto" and not re.fullmatch(r"\S+:\d+", self.coordinator):
+            raise UsageError(
+                f"--coordinator must be host:port or auto, got {self.coordinator!r}; any free port "
+                "of the machine of process 0 will do"
+            )
+        if count is not None and count < 1:
+            raise UsageError(f"--num-processes must be at least 1, got {count}")
+        if number is not None and not 0 <= number < (count or math.inf):
+            bound = "" if count is None else f" and below --num-processes {count}"
+            raise UsageError(f"--process-id must be 0 or more{bound}, got {number}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The job of `funcbackprop study` and `train`: a run folder, started or resumed, and its report."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from .. import report
@@ -27,14 +29,18 @@ from ..training import (
     NonFiniteLoss,
     Records,
     batches,
+    device_mesh,
     fit,
     from_function,
     init_state,
     make_step,
+    on_this_device,
     read_rows,
+    replicate,
+    shard_batches,
 )
 from ..usage import UsageError, environment, initial_params
-from . import measure
+from . import measure, processes
 from .config import StudyConfig, TrainConfig
 from .folder import check_rows, is_complete, run_folder
 from .problems import Task, optimizer, task
@@ -55,15 +61,21 @@ def run(config: TrainConfig, command: str) -> Path:
         summary that says so are whole.
     """
     config.check()
-    what = task(config)
-    _try_once(config, what.problem)
-    name = config.name or what.problem.name
-    folder = Path(config.out) / name
-    wanted = config.to_dict(name, what.data_name)
-    metadata = functools.partial(_metadata, config, what, command)
-    with run_folder(folder, wanted, metadata, what.description["hash"], config.overwrite):
-        if not is_complete(folder):
-            _run(config, what, folder)
+    processes.join(config)
+    with processes.others_alive():
+        what = task(config)
+        _try_once(config, what.problem)
+        name = config.name or what.problem.name
+        folder = Path(config.out) / name
+        wanted = config.to_dict(name, what.data_name)
+        data_hash = what.description["hash"]
+        processes.refuse_different({**wanted, "hash": data_hash, "out": str(config.out)})
+        metadata = functools.partial(_metadata, config, what, command)
+        held = run_folder(folder, wanted, metadata, data_hash, config.overwrite)
+        with contextlib.ExitStack() as stack:
+            processes.decided(lambda: stack.enter_context(held))
+            if not processes.decided(lambda: is_complete(folder)):
+                _run(config, what, folder)
     return folder
 
 
@@ -75,11 +87,18 @@ def _run(config: TrainConfig, what: Task, folder: Path) -> None:
             _train(config, what, seed, folder)
     except NonFiniteLoss as error:
         failure = error
-    summary = _summary(config, folder, failure, time.perf_counter() - started)
+    if processes.is_first():
+        _conclude(config, folder, failure, time.perf_counter() - started)
+    if failure is not None:
+        processes.part()
+        raise failure
+
+
+def _conclude(config: TrainConfig, folder: Path, failure, seconds: float) -> None:
+    """summary.json and the report."""
+    summary = _summary(config, folder, failure, seconds)
     write_json(folder / "summary.json", summary)
     report.write(folder)
-    if failure is not None:
-        raise failure
 
 
 def _try_once(config: TrainConfig, problem: Problem) -> None:
@@ -123,7 +142,8 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
     """One seed, from its newest checkpoint on."""
     problem = what.problem
     update = optimizer(problem, config)
-    state = init_state(initial_params(problem, seed), update, seed)
+    mesh = device_mesh()
+    state = replicate(init_state(initial_params(problem, seed), update, seed), mesh)
     tracked = {"sq_norms": SquaredNorms()} if config.track_noise else None
     step = make_step(
         problem.loss, update, update_with=tracked, rng=problem.rng, has_aux=problem.has_aux
@@ -132,20 +152,23 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
         folder / "checkpoints" / f"seed-{seed}", every=max(1, config.steps // 10)
     )
     events = folder / "tensorboard" / f"seed-{seed}" if config.tensorboard else None
-    records = Records(folder / "metrics.jsonl", tags={"seed": seed}, tensorboard=events)
+    records = None
+    if processes.is_first():
+        records = Records(folder / "metrics.jsonl", tags={"seed": seed}, tensorboard=events)
     latest = checkpoint.latest()
     if latest is not None:
-        check_rows(folder / "metrics.jsonl", seed, latest)
-    bar = tqdm(total=config.steps, desc=f"{problem.name} seed {seed}", unit="step", disable=None)
+        processes.decided(lambda: check_rows(folder / "metrics.jsonl", seed, latest))
+    quiet = None if processes.is_first() else True  # None: where standard error is no terminal
+    bar = tqdm(total=config.steps, desc=f"{problem.name} seed {seed}", unit="step", disable=quiet)
 
     def show(number, state, metrics):
         bar.update(number - bar.n)
 
     with bar:
         fit(
-            *(step, state, _feed(config, problem, seed)),
+            *(step, state, shard_batches(_feed(config, problem, seed), mesh)),
             steps=config.steps,
-            hooks=[*_hooks(config, what, seed), show],
+            hooks=[*_hooks(config, what, seed, mesh), show],
             checkpoint=checkpoint,
             records=records,
         )
@@ -157,9 +180,9 @@ def _feed(config: TrainConfig, problem: Problem, seed: int):
     return batches(problem.data, config.batch_size, seed=seed, weights=problem.weights)
 
 
-def _hooks(config: TrainConfig, what: Task, seed: int) -> list:
+def _hooks(config: TrainConfig, what: Task, seed: int, mesh: Mesh) -> list:
     problem = what.problem
-    evaluation = measure.Evaluation(problem, seed)
+    evaluation = measure.Evaluation(problem, seed, mesh)
     tracked = [_tracked(config.steps)] if config.track_noise else []
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
@@ -167,7 +190,7 @@ def _hooks(config: TrainConfig, what: Task, seed: int) -> list:
             "measurement", steps, lambda state: {"metrics": evaluation(state.params)}
         )
         return [hook, *tracked]
-    noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size)
+    noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size, mesh)
     check = measure.Check(problem, seed, _CHECK_EXAMPLES)
 
     def measurement(state):
@@ -182,7 +205,7 @@ def _hooks(config: TrainConfig, what: Task, seed: int) -> list:
     checked = measure.checked_steps(config.steps)
     return [
         measure.hook("measurement", steps, measurement),
-        measure.hook("gradient_check", checked, lambda state: check(state.params)),
+        measure.hook("gradient_check", checked, lambda state: check(on_this_device(state.params))),
         *tracked,
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from ..check import GradientCheck, LeafCheck
@@ -15,7 +16,7 @@ from ..check.result import ADVICE
 from ..contract import Problem, attach_keys, batch_size
 from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
-from ..training import TrainState
+from ..training import TrainState, on_this_device, shard_batch
 
 # Examples of each set that loss and accuracy are the means of, and how many are evaluated at once.
 _EVALUATED = 2048
@@ -47,14 +48,16 @@ def checked_steps(steps: int) -> list[int]:
 class Evaluation:
     """Means over at most 2048 examples of each set: `(params) -> {"train": {"loss": ...}, ...}`."""
 
-    def __init__(self, problem: Problem, seed: int):
+    def __init__(self, problem: Problem, seed: int, mesh: Mesh):
         train = training_examples(problem, seed)
         self._sets = {"train": _some((train, _weights(problem, train)), _EVALUATED)}
         if problem.test_data is not None:
             test = problem.test_data
             self._sets["test"] = _some((test, _weights(None, test)), _EVALUATED)
         self._key = jax.random.key(seed)
-        self._evaluate = jax.jit(jax.vmap(_evaluator(problem), in_axes=(None, 0, 0)))
+        self._mesh = mesh
+        evaluate = jax.vmap(_evaluator(problem), in_axes=(None, 0, 0))
+        self._evaluate = jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(self, params) -> dict[str, dict[str, float]]:
         return {name: self._mean(params, *data) for name, data in self._sets.items()}
@@ -64,8 +67,10 @@ class Evaluation:
         values: dict[str, list] = {}
         for start in range(0, len(keys), _CHUNK):
             chunk = jax.tree.map(lambda x, s=start: x[s : s + _CHUNK], (data, keys))
-            for name, of_chunk in self._evaluate(params, *chunk).items():
-                values.setdefault(name, []).extend(np.asarray(of_chunk, np.float64).tolist())
+            (examples, own_keys), _ = shard_batch(chunk, None, self._mesh)
+            for name, of_chunk in self._evaluate(params, examples, own_keys).items():
+                of_chunk = np.asarray(of_chunk, np.float64)[: len(chunk[1])]
+                values.setdefault(name, []).extend(of_chunk.tolist())
         kept = np.asarray(weights) > 0  # NaN in padding must not spread
         return {
             name: float(np.average(np.array(v)[kept], weights=np.asarray(weights)[kept]))
@@ -87,23 +92,26 @@ def _evaluator(problem: Problem) -> Callable:
 class Noise:
     """Moments of the gradient noise in total and per layer: `(params) -> {"total", "layers"}`."""
 
-    def __init__(self, problem: Problem, seed: int, examples: int, mini_batch: int):
+    def __init__(self, problem: Problem, seed: int, examples: int, mini_batch: int, mesh: Mesh):
         data = training_examples(problem, seed)
-        self._batch, self._weights = _some((data, _weights(problem, data)), examples)
+        batch, weights = _some((data, _weights(problem, data)), examples)
+        self.examples = len(weights)
         if problem.rng:
-            self._batch = attach_keys(self._batch, jax.random.key(seed))
-        self.examples = len(self._weights)
+            batch = attach_keys(batch, jax.random.key(seed))
+        self._weights = weights
+        self._given = shard_batch(batch, weights, mesh)
         self._mini_batch = mini_batch
         self._groups = problem.groups
         stats = {"mean": Mean(), "variance": Variance()}
+        statistics = gradient_statistics(
+            problem.loss, stats, has_aux=problem.has_aux, memory_limit=_MEMORY_LIMIT
+        )
         self._measure = jax.jit(
-            gradient_statistics(
-                problem.loss, stats, has_aux=problem.has_aux, memory_limit=_MEMORY_LIMIT
-            )
+            lambda *given: statistics(*given)[1], out_shardings=NamedSharding(mesh, PartitionSpec())
         )
 
     def __call__(self, params) -> dict[str, Any]:
-        _, g = self._measure(params, self._batch, self._weights)
+        g = on_this_device(self._measure(params, *self._given))
         layers = {}
         for name, paths in layer_groups(params, self._groups).items():
             mean, variance = (_select(tree, paths) for tree in (g["mean"], g["variance"]))

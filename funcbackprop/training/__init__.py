@@ -2,6 +2,7 @@
 
 from .checkpoints import Checkpoints
 from .data import Batches, Dataset, batches, digits, from_function, load, load_npz, load_text
+from .devices import device_mesh, on_this_device, replicate, shard_batch, shard_batches
 from .fit import NonFiniteLoss, fit
 from .records import Records, read_rows
 from .state import TrainState, init_state
@@ -15,6 +16,7 @@ __all__ = [
     "Records",
     "TrainState",
     "batches",
+    "device_mesh",
     "digits",
     "fit",
     "from_function",
@@ -23,5 +25,9 @@ __all__ = [
     "load_npz",
     "load_text",
     "make_step",
+    "on_this_device",
     "read_rows",
+    "replicate",
+    "shard_batch",
+    "shard_batches",
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from .state import TrainState
 
@@ -75,7 +75,7 @@ class Checkpoints:
 
 def _storable(state: TrainState) -> TrainState:
     """`state` with a scalar in place of every empty array, which Orbax refuses to store."""
-    return jax.tree.map(lambda x: jnp.zeros(()) if x.size == 0 else x, state)
+    return jax.tree.map(lambda x: np.zeros(()) if x.size == 0 else x, state)
 
 
 def _ocp():

@@ -124,7 +124,7 @@ def tracked(
         `micro_size` is not above 0.
       TypeError: `optimizer` is no optax transformation.
 
-    Cost: two passes over the gradient for each micro-batch. Memory: scalars with
+    Cost: a pass over the gradient for each micro-batch, and one for each step. Memory: scalars with
     `optax.MultiSteps`; with another optimizer one copy of the parameters in float32.
 
     >>> import jax.numpy as jnp
@@ -160,14 +160,18 @@ def tracked(
         new_updates, new = inner.update(updates, state.inner, params, **extra)
         s = tree_sq_norm(updates)
         taken, done, mean = rule(updates, s, state, new, every)
+        # Of the mean over micro-batches only the last one's is needed: one pass in k calls.
+        sq_mean = jax.lax.cond(done, lambda: tree_sq_norm(mean()), lambda: jnp.zeros_like(s))
         parts = state.parts + taken
         total = state.sum_of_sq_norms + jnp.where(taken, s, 0).astype(state.sum_of_sq_norms.dtype)
         left_out = state.left_out + ~taken
-        kept: Any = state.inner.acc_grads if state.mean is None else mean
-        step = _step(tree_sq_norm(mean), total, parts, micro_size, kept)
+        own = None if state.mean is None else mean()
+        step = _step(
+            sq_mean, total, parts, micro_size, state.inner.acc_grads if own is None else own
+        )
         recorded = record(state.noise, step, left_out, decay)
         pick = lambda yes, no: jax.tree.map(lambda a, b: jnp.where(done, a, b), yes, no)  # noqa: E731
-        progress = (total, state.seen + 1, parts, left_out, None if state.mean is None else mean)
+        progress = (total, state.seen + 1, parts, left_out, own)
         so_far = pick(jax.tree.map(jnp.zeros_like, progress), progress)
         return new_updates, TrackedState(pick(recorded, state.noise), new, *so_far)
 
@@ -182,7 +186,7 @@ def _step(sq_mean, total, parts, micro_size, accumulator):
 
 
 def _rule(optimizer, every) -> Callable:
-    """`(updates, |updates|^2, state, new inner state, every) -> (taken, done, mean)`."""
+    """`(updates, |updates|^2, state, new inner state, every) -> (taken, done, () -> mean)`."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
             "`tracked`: `optimizer` must be an optax transformation such as "
@@ -208,13 +212,15 @@ def _rule(optimizer, every) -> Callable:
 
 
 def _of_mean(updates, s, state, new, every):
-    return *_clock(state.inner, new), _moved(state.inner.acc_grads, updates, state.inner.mini_step)
+    old = state.inner
+    return *_clock(old, new), lambda: _moved(old.acc_grads, updates, old.mini_step)
 
 
 def _of_sum(updates, s, state, new, every):
     count = state.inner.mini_step + 1
     add = lambda acc, g: (wide(acc) + wide(g)) / count  # noqa: E731
-    return *_clock(state.inner, new), jax.tree.map(add, state.inner.acc_grads, updates)
+    mean = lambda: jax.tree.map(add, state.inner.acc_grads, updates)  # noqa: E731
+    return *_clock(state.inner, new), mean
 
 
 def _by_itself(updates, s, state, new, every):
@@ -222,7 +228,7 @@ def _by_itself(updates, s, state, new, every):
     finite = jax.tree.map(lambda g: jnp.where(taken, g, 0), updates)
     moved = _moved(state.mean, finite, state.parts)
     mean = jax.tree.map(lambda a, b: jnp.where(taken, a, b).astype(b.dtype), moved, state.mean)
-    return taken, state.seen + 1 == every, mean
+    return taken, state.seen + 1 == every, lambda: mean
 
 
 def _clock(old, new):
