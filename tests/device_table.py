@@ -14,7 +14,9 @@ import json
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 os.environ["NPROC"] = "32"  # threads for the devices to meet, on a machine with few cores
 
 import conftest  # noqa: F401  (strict settings)

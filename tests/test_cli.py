@@ -1,5 +1,6 @@
 """The command line: runs, resumes, refusals."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from funcbackprop import cli
-from funcbackprop.training import read_rows
+from funcbackprop.training import Records, read_rows
 
 FILES = {"config.json", "metadata.json", "metrics.jsonl", "summary.json", "report.html"}
 QUICK = ["--steps", "4", "--batch-size", "8", "--measure-examples", "8", "--measurements", "2"]
@@ -360,6 +362,48 @@ def test_killed_at_any_moment_and_started_again(kills, tmp_path):
     assert (whole / "metrics.jsonl").read_text() == (again / "metrics.jsonl").read_text()
     assert final_parameters(whole) == final_parameters(again)
     assert not [f for f in again.rglob("*") if f.name.startswith(".") or "tmp" in f.name]
+
+
+def test_a_full_disk(tmp_path, monkeypatch, capfd):
+    """One line; the checkpoint of before is whole, and the run goes on from it."""
+    options = ["train", "problems:line", "--steps", "300", "--batch-size", "8", "--out"]
+    run(*options, tmp_path / "whole")
+    capfd.readouterr()
+    folder = tmp_path / "full/line"
+
+    def usage(path):
+        return SimpleNamespace(free=0 if (folder / "checkpoints/seed-0/60").exists() else 2**30)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", usage)
+        run(*options, tmp_path / "full", status=2)
+    line = f"funcbackprop: error: --out: cannot write to {folder}: No space left on device\n"
+    assert capfd.readouterr().err == line
+    assert sorted(p.name for p in (folder / "checkpoints/seed-0").iterdir()) == ["30", "60"]
+    run(*options, tmp_path / "full")
+    whole = tmp_path / "whole/line"
+    assert (whole / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    assert final_parameters(whole) == final_parameters(folder)
+
+
+def test_a_row_that_cannot_be_written(tmp_path, monkeypatch, capfd):
+    options = ["train", "problems:line", "--steps", "20", "--batch-size", "8", "--out", tmp_path]
+    write = Records.append
+
+    def append(self, row):
+        if row["step"] == 11:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        write(self, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Records, "append", append)
+        run(*options, status=2)
+    folder = tmp_path / "line"
+    line = f"funcbackprop: error: --out: cannot write to {folder}: Read-only file system\n"
+    assert capfd.readouterr().err == line
+    run(*options)
+    steps = [row["step"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "step"]
+    assert steps == list(range(1, 21))
 
 
 def final_parameters(folder):

@@ -29,11 +29,30 @@ def test_every_device_works_on_its_own_rows_in_a_loop_over_layers():
         assert difference < 2e-5, title
 
 
+def test_parameters_that_lie_in_parts():
+    """No gradient of an example is written out, and no factor of one is gathered."""
+    rows = printed("sharded_params.py", "--json")
+    assert len(rows) == 16
+    for row in rows:
+        assert row["difference"] < 1e-6, row
+        if row["statistics"] != "training":
+            assert row["other"] == [], row
+            assert row["largest / B P"] < 0.05, row
+        if row["statistics"] == "mean":
+            assert row["gathered"] == row["by the plain gradient"], row
+            assert row["bytes"] < 1.01, row
+
+
 def table(name):
     """The rows of the table of a workload, in a process with 8 devices."""
-    script = Path(__file__).with_name("device_table.py")
+    return [row[1:] for row in printed("device_table.py", "--quick", "--json", name)]
+
+
+def printed(script, *options):
+    """What a script prints as JSON."""
+    script = Path(__file__).with_name(script)
     done = subprocess.run(
-        [sys.executable, script, "--quick", "--json", name],
+        [sys.executable, script, *options],
         env=os.environ,
         capture_output=True,
         text=True,
@@ -41,4 +60,4 @@ def table(name):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [row[1:] for row in json.loads(done.stdout)]
+    return json.loads(done.stdout)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import build
 
 import funcbackprop as fb
 
@@ -51,6 +52,12 @@ def test_no_leaf_of_the_models_falls_back(name):
             assert form in ("outer products", "convolution"), (path, form)
     if "table" in str(forms) and "tied" in name:
         assert forms["params['embed']['table']"] == "outer products + rows"
+
+
+def test_where_a_weight_lies_and_what_it_is_called_changes_no_entry():
+    loss, params, batch = build("placed and named", "float32")
+    (leaf,) = fb.plan(loss, BOTH)(params, batch).leaves
+    assert leaf.form == "outer products"
 
 
 def expm_loss(p, x):

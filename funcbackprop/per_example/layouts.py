@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..graph import Equation
+from ..graph import Equation, bind
 
 
 @functools.partial(
@@ -212,6 +212,9 @@ _LAYOUTS: dict[str, Callable] = {
     "copy": lambda e, k: (lambda x: x, True),
     "copy_p": lambda e, k: (lambda x: x, True),
     "convert_element_type": _cast,
+    "name": lambda e, k: (lambda x: x, True),
+    # Also of a result: the compiler then adds it up over devices, and does not gather its factors.
+    "sharding_constraint": lambda e, k: (lambda x: bind(e, x)[0], True),
     "neg": lambda e, k: (lambda x: -x, False),
     "pad": _pad,
     "scatter": _cleared,

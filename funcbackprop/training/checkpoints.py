@@ -1,5 +1,8 @@
 """Checkpoints by Orbax: whole or not there, restored into an abstract target."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +55,20 @@ class Checkpoints:
         return jax.tree.map(lambda x, y: y if y.size == 0 else x, found, like)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Write the checkpoint of `step` and wait until it is whole."""
-        self._open().save(step, args=_ocp().args.StandardSave(_storable(state)), force=True)
-        self._open().wait_until_finished()
+        """Write the checkpoint of `step` and wait until it is whole.
+
+        Raises:
+          OSError: it cannot be written; those of before are untouched.
+        """
+        manager = self._open()
+        needed = sum(getattr(x, "nbytes", 0) for x in jax.tree.leaves(state))
+        if shutil.disk_usage(self.folder).free < needed:  # else each array would fail with a trace
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        try:
+            manager.save(step, args=_ocp().args.StandardSave(_storable(state)), force=True)
+            manager.wait_until_finished()
+        except ValueError as error:  # of the library that writes the arrays
+            raise OSError(f"`Checkpoints`: {str(error).splitlines()[0]}") from error
 
     def close(self) -> None:
         if self._manager is not None:

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from cases import Case
+from jax.ad_checkpoint import checkpoint_name
 
 from .random import normal
 
@@ -65,6 +67,13 @@ def _padded(p):
 def _halves(p):
     """The same parameter in two layouts, put side by side."""
     return jnp.concatenate([p[:, :1], p[:, 1:].reshape(3, -1)[:, ::-1]], axis=1)
+
+
+def _placed_and_named(p):
+    """As in code for many devices: where the weight lies, and a name for what remat keeps."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("devices",))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return checkpoint_name(jax.lax.with_sharding_constraint(p, whole), "weight")
 
 
 def _straight_through(p):
@@ -170,6 +179,7 @@ CASES = {
     "masked weight": Case(_dense(jnp.tril, (3, 3))),
     "weight selected by where": Case(_dense(lambda p: jnp.where(p > 0, p, 0.1 * p))),
     "symmetric weight": Case(_dense(lambda p: p + p.T, (3, 3))),
+    "placed and named": Case(_dense(_placed_and_named)),
     "straight-through rounding": Case(_dense(_straight_through)),
     "softmax of a weight": Case(_dense(lambda p: jax.nn.softmax(p, 0))),
     "elementwise parameters": Case(_elementwise),

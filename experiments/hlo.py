@@ -1,4 +1,4 @@
-"""What a compiled program of XLA does: FLOPs of its products, and its collectives."""
+"""What a compiled program of XLA does: FLOPs of its products, its collectives, and their bytes."""
 
 import math
 import re
@@ -12,6 +12,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _COLLECTIVE = re.compile(
     r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_BITS = re.compile(r"\d+")
 
 
 class Module:
@@ -69,10 +71,27 @@ class Module:
     def collectives(self):
         """Number of loops around a collective -> the kinds of collectives there."""
         found = {}
-        for _, text, _, loops in self.visits():
-            if match := _COLLECTIVE.search(text):
-                found.setdefault(loops, Counter())[match[1]] += 1
+        for kind, _, _, loops in self.communication():
+            found.setdefault(loops, Counter())[kind] += 1
         return found
+
+    def communication(self):
+        """Of every collective (kind, shapes of its results, bytes of all its runs, loops)."""
+        for _, text, times, loops in self.visits():
+            if match := _COLLECTIVE.search(text):
+                arrays = _ARRAY.findall(text[: match.start()])
+                shapes = [tuple(_numbers(sizes)) for _, sizes in arrays]
+                yield match[1], shapes, times * sum(_bytes(*array) for array in arrays), loops
+
+    def largest(self):
+        """Entries of the largest array that is made."""
+        made = (text.split("(")[0] for _, text, _, _ in self.visits())
+        return max(math.prod(_numbers(x)) for text in made for _, x in _ARRAY.findall(text))
+
+
+def _bytes(dtype, sizes):
+    bits = _BITS.search(dtype)
+    return math.prod(_numbers(sizes)) * max(1, int(bits[0]) // 8 if bits else 1)
 
 
 def _shape(text):
