@@ -76,6 +76,21 @@ def statistics(params, mesh):
     return {**found, "filled up": difference((losses, g), alone)}
 
 
+def explicit(params):
+    """On a mesh whose axes are part of the types of arrays, statistics and a training step."""
+    types = (jax.sharding.AxisType.Explicit,)
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=types)
+    optimizer = optax.chain(fb.noise.track(), optax.sgd(0.1))
+    feed = batches(data(48), 16, weights=np.arange(1.0, 49.0))
+    measure = fb.gradient_statistics(LOSS, {k: STATS[k] for k in ("mean", "sq_norms", "variance")})
+    expected = jax.jit(measure)(params, *feed(0)), train(params, feed, optimizer, lambda s: s)
+    with jax.set_mesh(mesh):
+        whole = everywhere(measure, mesh)
+        found = whole(replicate(params, mesh), *shard_batch(*feed(0), mesh))
+        together = train(params, shard_batches(feed, mesh), optimizer, lambda s: replicate(s, mesh))
+    return max(difference(found, expected[0]), difference(together, expected[1]))
+
+
 def merged(params):
     """The statistics of each process's examples, merged on the host."""
     measure = fb.gradient_statistics(LOSS, MERGED)
@@ -116,6 +131,7 @@ def main():
         "processes": jax.process_count(),
         "differences": {
             **statistics(params, mesh),
+            "explicit mesh": explicit(params),
             "merged by hosts": merged(params),
             "training": difference(together, alone),
         },

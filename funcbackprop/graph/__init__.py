@@ -16,7 +16,7 @@ from .evaluate import (
     widen,
 )
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
-from .versions import is_concrete, to_varying, varying_axes
+from .versions import explicit_rows, is_concrete, to_varying, varying_axes
 
 __all__ = [
     "CALLS",
@@ -32,6 +32,7 @@ __all__ = [
     "bind",
     "evaluate",
     "evaluate_wide",
+    "explicit_rows",
     "is_concrete",
     "is_key",
     "local_vjp",

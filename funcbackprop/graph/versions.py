@@ -34,6 +34,16 @@ def to_varying(x: chex.Numeric, axes: tuple[str, ...]) -> chex.Array:
     return _lax.pvary(x, axes)  # JAX 0.7
 
 
+def explicit_rows(tree: chex.ArrayTree) -> Any:
+    """The mesh axes of type `Explicit` along the first axis of the arrays, or None."""
+    for x in jax.tree.leaves(tree):
+        sharding: Any = getattr(jax.typeof(x), "sharding", None)
+        types = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
+        if jax.sharding.AxisType.Explicit in types and sharding.spec and sharding.spec[0]:
+            return sharding.spec[0]
+    return None
+
+
 def is_concrete(value: Any) -> bool:
     """Whether a value is an array of JAX whose entries are known now, to this process."""
     if not isinstance(value, jax.Array) or isinstance(value, _core.Tracer):

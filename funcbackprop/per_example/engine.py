@@ -7,8 +7,10 @@ from typing import Any
 
 import chex
 import jax
+from jax.sharding import PartitionSpec
 
 from ..contract import Loss, differentiable, prepared, scalar_loss
+from ..graph import explicit_rows
 from . import definition, factored, passes
 from .passes import Batch
 from .statistics import Leafwise, Statistic
@@ -111,7 +113,20 @@ class Measure:
         return (losses, aux) if self.has_aux else losses, self.finalize(states, params)
 
     def states(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights=None) -> tuple:
-        """`(losses [B], aux, states)`: one state for each statistic, not finalized."""
+        """`(losses [B], aux, states)`: one state for each statistic, not finalized.
+
+        On a mesh with `Explicit` axes, what has a row for every example lies as the batch does, and
+        all else is whole on every device.
+        """
+        axes = explicit_rows((batch, weights))
+        if axes is None:
+            return self._states(params, batch, weights)
+        rows, whole = PartitionSpec(axes), PartitionSpec()
+        of_states = [rows if stat.per_example else whole for stat in self.stats]
+        out = rows, rows if self.has_aux else whole, of_states
+        return jax.sharding.auto_axes(self._states, out_sharding=out)(params, batch, weights)
+
+    def _states(self, params, batch, weights) -> tuple:
         given = self.given(params, batch, weights)
         by_factors = [self.method == "factored" and isinstance(s, Leafwise) for s in self.stats]
         found, losses, aux = {}, None, None

@@ -1,5 +1,6 @@
 """Loops over groups of examples, written once; and what the loops of a program stack."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,9 +48,12 @@ def scanned(step: Callable, start: Any, data: Any, size: int) -> tuple[Any, Any]
 
 
 def lanes(rows: jax.Array) -> int:
-    """Parts of a batch that are worked through side by side: one for each device."""
-    devices = jax.device_count()
-    return devices if len(rows) % devices == 0 and not varying_axes(rows) else 1
+    """Parts of a batch that are worked through side by side: one for each device.
+
+    Over how many devices a batch is sharded is not known while it is traced. Their number divides
+    B and, but for odd meshes, the number of all devices: so many parts are whole on every device.
+    """
+    return 1 if varying_axes(rows) else math.gcd(len(rows), jax.device_count())
 
 
 def in_lanes(lane: Callable, join: Callable, data: Any, count: int) -> tuple[Any, Any]:
