@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -11,7 +14,7 @@ import optax
 import pytest
 
 from funcbackprop import cli
-from funcbackprop.bench import cases, clock, targets, tune, variants
+from funcbackprop.bench import cases, clock, targets, tracking, tune, variants
 from funcbackprop.bench.config import WORKLOADS, BenchConfig
 from funcbackprop.bench.measure import compiled, measure
 from funcbackprop.bench.plans import planned
@@ -243,6 +246,52 @@ def test_tune_prints_the_constants(tmp_path, capsys):
         assert f"\n{name}: {constant['how']}"[:60] in out
 
 
+def test_what_tracking_costs(tmp_path, capsys):
+    path = tmp_path / "tracking.json"
+    options = ["--tracking", "--quick", "--workloads", "mlp", "--rounds", 2, "--json", path]
+    bench(*options)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 110
+    (found,) = json.loads(path.read_text())["tracking"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == list(tracking.WAYS)
+    replicas = rows.pop("2 replicas in shard_map")
+    assert replicas["time"] is None
+    assert "JAX_NUM_CPU_DEVICES=2 simulates them" in replicas["note"]
+    assert replicas["note"] in out
+    for name, row in rows.items():
+        assert name in out
+        assert row["target"] == tracking.WAYS[name].target
+        for ratios in ("time", "again", "seconds"):
+            assert len(row[ratios]["values"]) == 2
+            assert all(map(positive, row[ratios]["values"]))
+
+
+def test_replicas_are_tracked_on_two_devices():
+    """What the benchmark times is a tracker that sees both devices."""
+    code = """
+import jax
+from funcbackprop.bench import tracking
+from funcbackprop.bench.workloads import workload
+from funcbackprop.noise import tracked_noise
+for name in tracking.WAYS:
+    loop = tracking.WAYS[name].loop(workload("mlp", quick=True), True)
+    state = loop.state
+    for _ in range(2 * loop.calls):
+        state = loop.step(state, *loop.data)
+    noise = tracked_noise(getattr(state, "opt_state", state))
+    assert noise.steps == 2 and noise.skipped == 0, name
+    # Micro-batches are copies of one batch: S = 0. Examples and replicas differ.
+    assert (float(noise.S.value) > 1e-6) == (name[0] in "n2"), name
+"""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "NPROC": "32"}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(
+        run, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_constants_are_put_back():
     before = costs.ENTRY, costs.SQUARES
 
@@ -451,6 +500,7 @@ REFUSALS = {
     "tune and plan": (["--tune", "--plan"], "--tune expects no --plan, got both"),
     "tune and growth": (["--tune", "--growth"], "--tune expects no --growth, got both"),
     "tune and all": (["--tune", "--all"], "--tune expects no --all, got both"),
+    "tracking and growth": (["--tracking", "--growth"], "--tracking expects no --growth"),
     "tune of a workload": (["--tune", "--workloads", "mlp"], "--tune expects no --workloads"),
     "tune at a size": (["--tune", "--batch", "8"], "--tune expects no --batch, got both"),
     "tune in bfloat16": (["--tune", "--dtype", "bfloat16"], "got --dtype bfloat16: leave --dtype"),

@@ -303,12 +303,12 @@ def on_eight_devices():
     return json.loads(done.stdout)
 
 
-def test_in_shard_map_one_number_is_added_up_over_devices():
+def test_in_shard_map_two_numbers_are_added_up_over_devices():
     answers = on_eight_devices()
     for source, expected in answers["expected"].items():
         np.testing.assert_allclose(answers["found"][source], expected, rtol=2e-6)
     # The sizes of the reductions that a step without the tracker does not have.
-    assert answers["extra"] == {"replicas": [1], "examples": [6]}
+    assert answers["extra"] == {"replicas": [2], "examples": [6]}
     assert "`replica_gradient` is the same on all devices" in answers["errors"]["same"]
     assert "it must be the mean over them" in answers["errors"]["not reduced"]
 

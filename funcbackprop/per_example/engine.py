@@ -118,13 +118,14 @@ class Measure:
         On a mesh with `Explicit` axes, what has a row for every example lies as the batch does, and
         all else is whole on every device.
         """
-        axes = explicit_rows((batch, weights))
+        axes = explicit_rows(jax.tree.leaves((batch, weights)))
         if axes is None:
             return self._states(params, batch, weights)
         rows, whole = PartitionSpec(axes), PartitionSpec()
         of_states = [rows if stat.per_example else whole for stat in self.stats]
-        out = rows, rows if self.has_aux else whole, of_states
-        return jax.sharding.auto_axes(self._states, out_sharding=out)(params, batch, weights)
+        out: Any = rows, rows if self.has_aux else whole, of_states
+        run: Any = jax.sharding.auto_axes(self._states, out_sharding=out)
+        return run(params, batch, weights)
 
     def _states(self, params, batch, weights) -> tuple:
         given = self.given(params, batch, weights)

@@ -45,7 +45,7 @@ def tracker(*, decay: float = 0.99, slots: int = 32) -> Tracker:
       not needed.
     * `replica_gradient=`: the mean gradient of this device's m examples, as many as on any other,
       inside `shard_map`, `pmap` or `vmap`; `micro_size=`, `axis_name=`. All devices hold the mean
-      in `updates` already; one number more is added up over devices.
+      in `updates` already; two numbers more are added up over devices.
     * `moments=`: `funcbackprop.noise.moments` of the step. `updates` is not needed.
 
     `micro_size` is a number of examples, or [k] numbers. With `axis_name=`, `sq_norms` and
