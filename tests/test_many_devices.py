@@ -190,6 +190,12 @@ def test_what_process_0_refuses_all_refuse(tmp_path):
     assert "process 0 refused the run; its message says why" in second[2]
 
 
+def test_a_problem_that_all_refuse(tmp_path):
+    for status, _, error in ended(*command_line("train", "problems:nothing", "--out", tmp_path)):
+        assert status == 2, error
+        assert error.strip().splitlines()[-1].startswith("funcbackprop: error: --model"), error
+
+
 REFUSED = {
     "number without address": (
         ["--num-processes", "2"],

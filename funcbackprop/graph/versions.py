@@ -36,7 +36,7 @@ def to_varying(x: chex.Numeric, axes: tuple[str, ...]) -> chex.Array:
 
 def explicit_rows(tree: chex.ArrayTree) -> Any:
     """The mesh axes of type `Explicit` along the first axis of the arrays, or None."""
-    for x in jax.tree.leaves(tree):
+    for x in (x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)):
         sharding: Any = getattr(jax.typeof(x), "sharding", None)
         types = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
         if jax.sharding.AxisType.Explicit in types and sharding.spec and sharding.spec[0]:

@@ -63,8 +63,7 @@ def run(config: TrainConfig, command: str) -> Path:
     config.check()
     processes.join(config)
     with processes.others_alive():
-        what = task(config)
-        _try_once(config, what.problem)
+        what = processes.together(lambda: _tried(config))
         name = config.name or what.problem.name
         folder = Path(config.out) / name
         wanted = config.to_dict(name, what.data_name)
@@ -99,6 +98,12 @@ def _conclude(config: TrainConfig, folder: Path, failure, seconds: float) -> Non
     summary = _summary(config, folder, failure, seconds)
     write_json(folder / "summary.json", summary)
     report.write(folder)
+
+
+def _tried(config: TrainConfig) -> Task:
+    what = task(config)
+    _try_once(config, what.problem)
+    return what
 
 
 def _try_once(config: TrainConfig, problem: Problem) -> None:

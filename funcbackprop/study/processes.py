@@ -21,7 +21,6 @@ from ..files import json_safe
 from ..usage import UsageError
 from .config import TrainConfig
 
-_RAISED, _FALSE, _TRUE = range(3)
 # Seconds that JAX waits longer than we do.
 _LATER = 60
 
@@ -87,24 +86,30 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def decided(by_first: Callable[[], Any]) -> bool:
-    """Whether `by_first()` is true; called by process 0 only, its exception stops all processes."""
+def together(f: Callable[[], Any]) -> Any:
+    """`f()`; where it refuses in one process, all refuse."""
     if jax.process_count() == 1:
-        return bool(by_first())
-    outcome, failure = _RAISED, None
-    if is_first():
-        try:
-            outcome = _TRUE if by_first() else _FALSE
-        except (UsageError, OSError) as error:
-            failure = error
-    outcome = int(multihost_utils.broadcast_one_to_all(np.int32(outcome)))
-    if outcome == _RAISED:
+        return f()
+    result = failure = None
+    try:
+        result = f()
+    except (UsageError, OSError) as error:
+        failure = error
+    refused = multihost_utils.process_allgather(np.int32(failure is not None))
+    if refused.any():
         part()
-    if failure is not None:
-        raise failure
-    if outcome == _RAISED:
-        raise UsageError("process 0 refused the run; its message says why")
-    return outcome == _TRUE
+        raise failure or UsageError(
+            f"process {np.argmax(refused)} refused the run; its message says why"
+        )
+    return result
+
+
+def decided(by_first: Callable[[], Any]) -> bool:
+    """Whether `by_first()`, which process 0 alone calls, is true; where it refuses, all refuse."""
+    outcome = together(lambda: is_first() and bool(by_first()))
+    if jax.process_count() == 1:
+        return outcome
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(outcome)))
 
 
 def refuse_different(wanted: Mapping[str, Any]) -> None:
