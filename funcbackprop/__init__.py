@@ -43,6 +43,7 @@ _CONTENTS = {
         "check_gradients",
         "check_separable",
     ),
+    "effect": ("UpdateEffect", "update_effect"),
     "noise": (
         "ShuffledEpochs",
         "WithReplacement",
@@ -53,6 +54,7 @@ _CONTENTS = {
 _ROOMS = (
     "check",
     "curvature",
+    "effect",
     "graph",
     "losses",
     "models",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     # The same names for editors and type checkers; tests/test_imports.py holds the two together.
     from . import check as check
     from . import curvature as curvature
+    from . import effect as effect
     from . import graph as graph
     from . import losses as losses
     from . import models as models
@@ -84,6 +87,8 @@ if TYPE_CHECKING:
     from .contract import attach_keys as attach_keys
     from .contract import example_loss as example_loss
     from .contract import one_example as one_example
+    from .effect import UpdateEffect as UpdateEffect
+    from .effect import update_effect as update_effect
     from .noise import ShuffledEpochs as ShuffledEpochs
     from .noise import WithoutReplacement as WithoutReplacement
     from .noise import WithReplacement as WithReplacement
