@@ -1,5 +1,25 @@
-"""How the loss bends: Hessian-vector products."""
+"""How the loss bends: Hessian-vector products, and the Hessian's eigenvalues from them."""
 
+from .density import SpectralDensity, spectral_density
 from .hvp import hvp
+from .lanczos import Lanczos, lanczos
+from .preconditioner import preconditioner_of
+from .sharpness import Sharpness, sharpness
+from .show import STATUS
+from .stability import stability_threshold
+from .trace import Trace, trace
 
-__all__ = ["hvp"]
+__all__ = [
+    "STATUS",
+    "Lanczos",
+    "Sharpness",
+    "SpectralDensity",
+    "Trace",
+    "hvp",
+    "lanczos",
+    "preconditioner_of",
+    "sharpness",
+    "spectral_density",
+    "stability_threshold",
+    "trace",
+]

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -53,17 +54,24 @@ def hvp(
     >>> print(hvp(loss, jnp.zeros(2), x, jnp.array([1.0, 1.0])))
     [2. 3.]
     """
-    kept, join = differentiable(params, "hvp")
-    vector = _like(vector, params, kept)
-    checked = scalar_loss(loss, False, "hvp")
-    kept, batch, weights, _ = prepared(kept, batch, weights, "hvp")
+    kept, product = hessian(loss, params, batch, weights, "hvp")
+    return product(_like(vector, params, kept))
+
+
+def hessian(
+    loss: Loss, params: chex.ArrayTree, batch: chex.ArrayTree, weights: Any, caller: str
+) -> tuple[chex.ArrayTree, Callable]:
+    """`(params without what is not differentiated, v -> H v)`; errors name `caller`."""
+    kept, join = differentiable(params, caller)
+    checked = scalar_loss(loss, False, caller)
+    at, batch, weights, _ = prepared(kept, batch, weights, caller)
 
     def mean_loss(p):
         losses = jax.vmap(lambda example: checked(join(p), example)[0])(batch)
         share = weights / jnp.sum(weights)
         return jnp.sum(jnp.where(weights > 0, share * losses.astype(share.dtype), 0))
 
-    return _product(jax.grad(mean_loss), kept, vector)
+    return kept, lambda vector: _product(jax.grad(mean_loss), at, vector)
 
 
 def _product(gradient, params, vector):
@@ -96,11 +104,17 @@ def _traces(forward, vector):
 
 def _like(vector, params, kept):
     """`vector` at the leaves that are differentiated, in the dtypes of `params`."""
-    if jax.tree.structure(vector) == jax.tree.structure(params):
-        inexact = lambda p: jnp.issubdtype(jnp.result_type(p), jnp.inexact)  # noqa: E731
-        vector = jax.tree.map(lambda p, v: v if inexact(p) else None, params, vector)
+    vector = without_fixed(vector, params)
     try:
         same_structure(vector, kept, "vector", "hvp")
     except ValueError as error:
         raise ValueError(f"{error}\nFor several vectors use jax.vmap") from None
     return jax.tree.map(lambda v, p: jnp.asarray(v, jnp.result_type(p)), vector, kept)
+
+
+def without_fixed(tree: Any, params: chex.ArrayTree) -> Any:
+    """`tree`, if it has the structure of `params`, with None at what is not differentiated."""
+    if jax.tree.structure(tree) != jax.tree.structure(params):
+        return tree
+    inexact = lambda p: jnp.issubdtype(jnp.result_type(p), jnp.inexact)  # noqa: E731
+    return jax.tree.map(lambda p, x: x if inexact(p) else None, params, tree)

@@ -4,7 +4,8 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
+
+from ...curvature.preconditioner import divisor
 
 
 def preconditioner(
@@ -43,53 +44,5 @@ def preconditioner(
     >>> print(preconditioner(state).round(3))
     [0.5  0.25]
     """
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_rule) if _rule(x)]
-    if len(found) != 1:
-        raise ValueError(
-            "`preconditioner`: `opt_state` must hold the second moments of one optimizer "
-            f"({', '.join(_RULES)}), got {len(found) or 'none'}"
-            + ("; pass the state of one of them" if found else f" in {_kinds(opt_state)}")
-        )
-    (state,) = found
-    second_moment, default, eps_inside = _RULES[type(state).__name__]
-    nu = second_moment(state, default if b2 is None else b2)
-    if eps_inside and eps_in_sqrt:
-        return jax.tree.map(lambda v: 1 / jnp.sqrt(v + eps), nu)
-    return jax.tree.map(lambda v: 1 / (jnp.sqrt(v + eps_root) + eps), nu)
-
-
-def _plain(state, decay):
-    return state.nu
-
-
-def _largest(state, decay):
-    return state.nu_max  # optax corrects its bias before taking the maximum
-
-
-def _corrected(state, decay):
-    correction = 1 - jnp.asarray(decay, jnp.result_type(float)) ** state.count
-    return jax.tree.map(lambda v: v / correction.astype(v.dtype), state.nu)
-
-
-def _centred(state, decay):
-    return jax.tree.map(lambda v, m: v - (m * jnp.conj(m)).real, state.nu, state.mu)
-
-
-# Name of an optax state -> (second moment, default decay, whether eps may stand in the root).
-_RULES = {
-    "ScaleByAdamState": (_corrected, 0.999, False),
-    "ScaleByAmsgradState": (_largest, 0.999, False),
-    "ScaleByRmsState": (_plain, 0.9, True),
-    "ScaleByRmsWithCountState": (_corrected, 0.9, True),
-    "ScaleByRStdDevState": (_centred, 0.9, True),
-}
-
-
-def _rule(x):
-    return type(x).__name__ in _RULES
-
-
-def _kinds(state):
-    """The names of the states in a chain, for the message."""
-    states = state if type(state) is tuple else (state,)
-    return ", ".join(dict.fromkeys(type(x).__name__ for x in states)) or "an empty state"
+    D = divisor(opt_state, b2, eps, eps_root, eps_in_sqrt, "preconditioner")
+    return jax.tree.map(lambda d: 1 / d, D)
