@@ -9,11 +9,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
 from scipy import optimize
 
 from .. import losses, tables
-from ..contract import batch_size, checked_weights, differentiable, same_structure
+from ..contract import batch_size, checked_weights, differentiable, leaf_names, same_structure
 from ..files import json_safe
 
 _WIDTH = 130
@@ -113,10 +112,8 @@ class Responsibility:
         """
         if self.target is None:
             raise ValueError("`Responsibility.needed`: there is no target; pass `target=`")
-        slope, gap = (
-            float(self._at(self.of_prediction, (path, index))),
-            self.target - self.prediction,
-        )
+        slope = float(self._at(self.of_prediction, (path, index)))
+        gap = self.target - self.prediction
         if gap == 0:
             return 0.0, 0.0
         if slope == 0:
@@ -261,18 +258,15 @@ def _number(predict, join):
 
 
 def _arrays(tree):
-    leaves, _ = tree_flatten_with_path(tree)
-    return {f"params{keystr(path)}": np.asarray(x) for path, x in leaves}
+    return dict(zip(leaf_names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
 
 
 def _moved(predicted, params, path, index, change):
     """The prediction with one weight changed."""
-    leaves, treedef = tree_flatten_with_path(params)
-    moved = [
-        x.at[index].add(change) if f"params{keystr(p)}" == path else x
-        for p, x in ((p, jnp.asarray(x)) for p, x in leaves)
-    ]
-    return float(predicted(jax.tree.unflatten(treedef, moved)))
+    leaves, treedef = jax.tree.flatten(params)
+    k = leaf_names(params).index(path)
+    leaves[k] = jnp.asarray(leaves[k]).at[index].add(change)
+    return float(predicted(treedef.unflatten(leaves)))
 
 
 def _root(off: Callable[[float], float], first: float) -> float | None:

@@ -10,6 +10,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from .. import tables
 from ..contract import Loss, batch_size, checked_weights, differentiable, same_structure, wide
+from ..curvature.hvp import without_fixed
 from ..noise.design import Design, of_examples
 from ..noise.estimate import Estimate, around
 from ..noise.show import is_traced, to_dict
@@ -179,9 +180,7 @@ def update_effect(
 
 def _updates_like(updates, params, kept):
     """`updates` at the leaves that are differentiated, in the dtypes of `params`."""
-    if jax.tree.structure(updates) == jax.tree.structure(params):
-        inexact = lambda p: jnp.issubdtype(jnp.result_type(p), jnp.inexact)  # noqa: E731
-        updates = jax.tree.map(lambda p, v: v if inexact(p) else None, params, updates)
+    updates = without_fixed(updates, params)
     same_structure(updates, kept, "updates", "update_effect")
     return jax.tree.map(lambda v, p: jnp.asarray(v, jnp.result_type(p)), updates, kept)
 
