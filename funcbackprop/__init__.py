@@ -43,7 +43,14 @@ _CONTENTS = {
         "check_gradients",
         "check_separable",
     ),
-    "effect": ("Responsibility", "UpdateEffect", "responsibility", "update_effect"),
+    "effect": (
+        "AlongUpdate",
+        "Responsibility",
+        "UpdateEffect",
+        "along_update",
+        "responsibility",
+        "update_effect",
+    ),
     "noise": (
         "ShuffledEpochs",
         "WithReplacement",
@@ -87,8 +94,10 @@ if TYPE_CHECKING:
     from .contract import attach_keys as attach_keys
     from .contract import example_loss as example_loss
     from .contract import one_example as one_example
+    from .effect import AlongUpdate as AlongUpdate
     from .effect import Responsibility as Responsibility
     from .effect import UpdateEffect as UpdateEffect
+    from .effect import along_update as along_update
     from .effect import responsibility as responsibility
     from .effect import update_effect as update_effect
     from .noise import ShuffledEpochs as ShuffledEpochs

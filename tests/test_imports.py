@@ -53,6 +53,7 @@ NO_JAX_AT_IMPORT = (
     "figures/axes.py",
     "figures/bands.py",
     "figures/check.py",
+    "figures/effect.py",
     "figures/layers.py",
     "figures/learning.py",
     "figures/noise.py",

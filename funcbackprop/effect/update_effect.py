@@ -9,12 +9,10 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from .. import tables
-from ..contract import Loss, batch_size, checked_weights, differentiable, same_structure, wide
-from ..curvature.hvp import without_fixed
-from ..noise.design import Design, of_examples
-from ..noise.estimate import Estimate, around
+from ..contract import Loss, wide
+from ..noise.estimate import Estimate
 from ..noise.show import is_traced, to_dict
-from ..per_example import Projection, Variance, gradient_statistics
+from .terms import Terms, mean, rounding, terms, total
 
 _WIDTH = 110
 _SHOWN = 5
@@ -142,72 +140,28 @@ def update_effect(
     >>> print(found.first_order.value, found.curvature.value, found.actual.value)
     -2.0 0.5 -1.5
     """
-    kept, join = differentiable(params, "update_effect")
-    u = _updates_like(updates, params, kept)
-    size = batch_size(batch, "update_effect")
-    given = checked_weights(weights, size, "update_effect")
-    design = of_examples(given)
-    pad = None if weights is None else given
-    measured = lambda stats, p: gradient_statistics(lambda q, e: loss(join(q), e), stats)(  # noqa: E731
-        p, batch, pad
-    )
-    along = lambda p: measured(Projection(u, per_leaf=True), p)  # noqa: E731
-    (losses, first), (_, second) = jax.jvp(along, (kept,), (u,))
-    second: Any = jax.tree.map(lambda x: wide(x) / 2, second)
-    after, _ = measured({}, jax.tree.map(lambda p, v: p + v, kept, u))
-    before, after = jax.tree.map(wide, (losses, after))
-    actual = jnp.where(given > 0, after - before, 0)
-    total, bend = _total(first), _total(second)
-    elsewhere = None
-    if rate is not None:
-        variance = measured(Variance(), kept)[1]
-        elsewhere = _elsewhere(_mean(total, design), variance, rate, u, design)
+    t = terms(loss, params, updates, batch, weights, "update_effect")
+    over = lambda x: mean(x, t.design)  # noqa: E731
+    first_order, actual = over(t.first), t.change(1.0)
+    elsewhere = None if rate is None else _elsewhere(first_order, rate, t)
     return UpdateEffect(
-        first_order=_mean(total, design),
-        curvature=_mean(bend, design),
-        predicted=_mean(total + bend, design),
-        actual=_mean(actual, design),
-        error=_mean(actual - total - bend, design),
-        rounding=_rounding(losses, design),
-        share_helped=_mean((actual < 0).astype(total.dtype), design),
+        first_order=first_order,
+        curvature=over(t.bend),
+        predicted=over(t.first + t.bend),
+        actual=over(actual),
+        error=over(actual - t.first - t.bend),
+        rounding=rounding(t.losses, t.design),
+        share_helped=over((actual < 0).astype(t.first.dtype)),
         elsewhere=elsewhere,
-        first_order_by_leaf=jax.tree.map(lambda x: _mean(wide(x), design), first),
-        curvature_by_leaf=jax.tree.map(lambda x: _mean(x, design), second),
-        of_examples={"first_order": total, "curvature": bend, "actual": actual},
-        weights=given,
+        first_order_by_leaf=jax.tree.map(lambda x: over(wide(x)), t.first_by_leaf),
+        curvature_by_leaf=jax.tree.map(over, t.bend_by_leaf),
+        of_examples={"first_order": t.first, "curvature": t.bend, "actual": actual},
+        weights=t.weights,
     )
 
 
-def _updates_like(updates, params, kept):
-    """`updates` at the leaves that are differentiated, in the dtypes of `params`."""
-    updates = without_fixed(updates, params)
-    same_structure(updates, kept, "updates", "update_effect")
-    return jax.tree.map(lambda v, p: jnp.asarray(v, jnp.result_type(p)), updates, kept)
-
-
-def _total(tree):
-    leaves = [wide(x) for x in jax.tree.leaves(tree)]
-    return sum(leaves[1:], leaves[0])
-
-
-def _mean(x: chex.Array, design: Design) -> Estimate:
-    """The weighted mean over examples, [B] -> scalar, with Student's interval."""
-    w = design.weights.astype(x.dtype)
-    x = jnp.where(w > 0, x, 0)
-    mean = jnp.sum(w * x) / jnp.sum(w)
-    spread = jnp.sum(w * (x - mean) ** 2) / design.divisor
-    error = jnp.where(design.several, jnp.sqrt(design.share * spread), jnp.nan)
-    return around(mean, error, design.quantile, jnp.where(design.several, 0, design.alone))
-
-
-def _rounding(losses, design):
-    """Of a difference of two mean losses: a unit roundoff of each."""
-    w = design.weights
-    scale = jnp.sum(jnp.where(w > 0, w * jnp.abs(losses), 0)) / jnp.sum(w)
-    return 2 * jnp.finfo(losses.dtype).eps * scale
-
-
-def _elsewhere(first: Estimate, variance, rate, u, design) -> Estimate:
+def _elsewhere(first: Estimate, rate, t: Terms) -> Estimate:
+    u = t.updates
     rates = rate if jax.tree.structure(rate) == jax.tree.structure(u) else None
     if rates is None:
         if jnp.ndim(rate):
@@ -216,8 +170,8 @@ def _elsewhere(first: Estimate, variance, rate, u, design) -> Estimate:
                 f"arrays, got an array of shape {jnp.shape(rate)}"
             )
         rates = jax.tree.map(lambda v: rate, u)
-    parts = jax.tree.map(lambda r, v: jnp.sum(jnp.asarray(r) * v), rates, variance)
-    shift = design.share * _total(parts)
+    parts = jax.tree.map(lambda r, v: jnp.sum(jnp.asarray(r) * v), rates, t.variance())
+    shift = t.design.share * total(parts)
     moved = (x + shift for x in (first.value, first.lower, first.upper))
     value, lower, upper = moved
     return first._replace(value=value, lower=lower, upper=upper)
