@@ -349,6 +349,24 @@ def leaf_names(tree: chex.ArrayTree, root: str = "params") -> list[str]:
     return [root + keystr(path) for path, _ in tree_leaves_with_path(tree)]
 
 
+def layer_groups(params, groups: Callable[[str], str] | None = None) -> dict[str, list[str]]:
+    """Layer name -> paths of its leaves; by default a leaf's layer is its parent in the tree.
+
+    >>> layer_groups({"layers": [{"w": 1.0, "b": 0.0}], "scale": 2.0})
+    {'layers.0': ["['layers'][0]['b']", "['layers'][0]['w']"], 'scale': ["['scale']"]}
+    """
+    layers: dict[str, list[str]] = {}
+    for path, _ in tree_leaves_with_path(params):
+        name = groups(keystr(path)) if groups is not None else _parent(path)
+        layers.setdefault(name, []).append(keystr(path))
+    return layers
+
+
+def _parent(path) -> str:
+    keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+    return ".".join(keys[:-1] or keys) or "params"
+
+
 def same_structure(tree: Any, like: Any, name: str, caller: str) -> None:
     """ValueError listing every leaf at which `tree` and `like` differ in path or shape."""
     got = {keystr(path): jnp.shape(leaf) for path, leaf in tree_leaves_with_path(tree)}

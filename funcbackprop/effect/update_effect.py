@@ -1,15 +1,16 @@
 """What an update does to the loss: first order, curvature, and the actual change, with errors."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path
 
 from .. import tables
-from ..contract import Loss, wide
+from ..contract import Loss, layer_groups, wide
 from ..noise.estimate import Estimate
 from ..noise.show import is_traced, to_dict
 from .terms import Terms, mean, rounding, terms, total
@@ -31,6 +32,7 @@ class UpdateEffect(NamedTuple):
       share_helped: of the weight of the examples whose loss falls.
       elsewhere: `first_order` as it would be on an independent batch; None without `rate`.
       first_order_by_leaf, curvature_by_leaf: trees like `params` of estimates, which add up.
+      first_order_by_layer, curvature_by_layer: layer -> estimate, which add up too.
       of_examples: name -> [B]: `first_order`, `curvature` and `actual` of each example; 0 where the
         weight is 0.
       weights: [B].
@@ -46,6 +48,8 @@ class UpdateEffect(NamedTuple):
     elsewhere: Estimate | None
     first_order_by_leaf: Any
     curvature_by_leaf: Any
+    first_order_by_layer: dict[str, Estimate]
+    curvature_by_layer: dict[str, Estimate]
     of_examples: dict[str, Any]
     weights: chex.Array
 
@@ -64,6 +68,8 @@ class UpdateEffect(NamedTuple):
         leaves = {
             "first_order_by_leaf": _by_path(self.first_order_by_leaf),
             "curvature_by_leaf": _by_path(self.curvature_by_leaf),
+            "first_order_by_layer": self.first_order_by_layer,
+            "curvature_by_layer": self.curvature_by_layer,
         }
         found = to_dict(self, *leaves)
         return {**found, **{k: {p: e.to_dict() for p, e in v.items()} for k, v in leaves.items()}}
@@ -103,6 +109,7 @@ def update_effect(
     weights: Any = None,
     *,
     rate: Any = None,
+    groups: Callable[[str], str] | None = None,
 ) -> UpdateEffect:
     """What adding `updates` to `params` does to the mean loss, before it is done.
 
@@ -123,6 +130,8 @@ def update_effect(
       rate: where `batch` is the one that made `updates` = -rate G (SGD): the rate, a number, or a
         tree like `params` for one rate for each parameter. `elsewhere` then is <G, u> without the
         part that comes from having seen these examples, + sum_k rate_k V_k sum w^2/(sum w)^2.
+      groups: path of a leaf, such as `['layers'][0]['w']`, -> name of its layer; by default its
+        parent in the tree.
 
     Returns:
       `UpdateEffect`. Pure; works under `jit`.
@@ -155,9 +164,19 @@ def update_effect(
         elsewhere=elsewhere,
         first_order_by_leaf=jax.tree.map(lambda x: over(wide(x)), t.first_by_leaf),
         curvature_by_leaf=jax.tree.map(over, t.bend_by_leaf),
+        first_order_by_layer=_by_layer(t.first_by_leaf, t.design, groups),
+        curvature_by_layer=_by_layer(t.bend_by_leaf, t.design, groups),
         of_examples={"first_order": t.first, "curvature": t.bend, "actual": actual},
         weights=t.weights,
     )
+
+
+def _by_layer(tree, design, groups):
+    leaves = {keystr(path): x for path, x in tree_leaves_with_path(tree)}
+    return {
+        name: mean(total([leaves[path] for path in paths]), design)
+        for name, paths in layer_groups(tree, groups).items()
+    }
 
 
 def _elsewhere(first: Estimate, rate, t: Terms) -> Estimate:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Part of the actual range that is left free above and below, for the prediction to leave through.
 _ROOM = 0.25
+# How far a rise is drawn, in units of the largest fall.
+_MOST_RISE = 1.5
 
 
 @styled
@@ -49,8 +51,10 @@ def _estimate(entry):
 
 
 def _limit(ax, actual):
-    """The range of the actual change with its intervals: the prediction may leave it."""
+    """The range of the actual change with its intervals, which the prediction may leave; where the
+    loss falls, its rise is cut so that the fall can be seen."""
     low, high = (f(np.append(np.concatenate(actual), 0)) for f in (np.nanmin, np.nanmax))
+    high = min(high, _MOST_RISE * -low) if low < 0 else high
     room = _ROOM * ((high - low) or 1)
     ax.set_ylim(low - room, high + room)
 

@@ -192,12 +192,19 @@ class StudyConfig(TrainConfig):
     measurements: int = 12
     """How many log-spaced steps to measure at, beside the first and the last."""
     measure_examples: int = 512
-    """Training examples whose gradients are measured, or all of them if there are fewer."""
+    """Examples whose gradients are measured, or all of them if there are fewer: of the training
+    set for the noise, of the test set for what the next update does to their loss."""
+    sharpness_examples: int = 128
+    """Training examples of which the sharpness is measured."""
 
     def check(self) -> None:
         super().check()
         if self.measurements < 1:
             raise UsageError(f"--measurements must be at least 1, got {self.measurements}")
+        if self.sharpness_examples < 1:
+            raise UsageError(
+                f"--sharpness-examples must be at least 1, got {self.sharpness_examples}"
+            )
         if self.measure_examples < 2:
             raise UsageError(
                 "--measure-examples must be at least 2, since one example shows no spread, got "

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..noise import tracked_noise
 from ..per_example import SquaredNorms
 from ..training import (
     Checkpoints,
+    Measurement,
     NonFiniteLoss,
     Records,
     batches,
@@ -42,8 +43,9 @@ from ..training import (
 from ..usage import UsageError, environment, initial_params
 from . import measure, processes
 from .config import StudyConfig, TrainConfig
+from .cost import Spent, cost
 from .folder import check_rows, is_complete, run_folder
-from .problems import Task, optimizer, task
+from .problems import Task, optimizer, stability_rule, task
 
 _CHECK_EXAMPLES = 64
 
@@ -80,22 +82,23 @@ def run(config: TrainConfig, command: str) -> Path:
 
 def _run(config: TrainConfig, what: Task, folder: Path) -> None:
     started = time.perf_counter()
-    failure = None
+    failure, spent = None, []
     try:
         for seed in config.all_seeds:
-            _train(config, what, seed, folder)
+            _train(config, what, seed, folder, spent)
     except NonFiniteLoss as error:
         failure = error
     if processes.is_first():
-        _conclude(config, folder, failure, time.perf_counter() - started)
+        seconds = round(time.perf_counter() - started, 1)
+        _conclude(config, folder, failure, {"seconds": seconds, "cost": cost(spent)})
     if failure is not None:
         processes.part()
         raise failure
 
 
-def _conclude(config: TrainConfig, folder: Path, failure, seconds: float) -> None:
+def _conclude(config: TrainConfig, folder: Path, failure, spent: Mapping) -> None:
     """summary.json and the report."""
-    summary = _summary(config, folder, failure, seconds)
+    summary = _summary(config, folder, failure, spent)
     write_json(folder / "summary.json", summary)
     report.write(folder)
 
@@ -143,8 +146,8 @@ def _metadata(config: TrainConfig, what: Task, command: str) -> dict[str, Any]:
     }
 
 
-def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
-    """One seed, from its newest checkpoint on."""
+def _train(config: TrainConfig, what: Task, seed: int, folder: Path, spent: list[Spent]) -> None:
+    """One seed, from its newest checkpoint on; what it took is appended to `spent`."""
     problem = what.problem
     update = optimizer(problem, config)
     mesh = device_mesh()
@@ -166,17 +169,27 @@ def _train(config: TrainConfig, what: Task, seed: int, folder: Path) -> None:
     quiet = None if processes.is_first() else True  # None: where standard error is no terminal
     bar = tqdm(total=config.steps, desc=f"{problem.name} seed {seed}", unit="step", disable=quiet)
 
-    def show(number, state, metrics):
-        bar.update(number - bar.n)
+    done = latest or 0
 
-    with bar:
-        fit(
-            *(step, state, shard_batches(_feed(config, problem, seed), mesh)),
-            steps=config.steps,
-            hooks=[*_hooks(config, what, seed, mesh), show],
-            checkpoint=checkpoint,
-            records=records,
-        )
+    def show(number, state, metrics):
+        nonlocal done
+        bar.update(number - done)
+        done = number
+
+    feed = shard_batches(_feed(config, problem, seed), mesh)
+    hooks = _hooks(config, what, seed, mesh, step, feed)
+    started = time.perf_counter()
+    try:
+        with bar:
+            fit(
+                *(step, state, feed),
+                steps=config.steps,
+                hooks=[*hooks, show],
+                checkpoint=checkpoint,
+                records=records,
+            )
+    finally:
+        spent.append(Spent(time.perf_counter() - started, done - (latest or 0), hooks))
 
 
 def _feed(config: TrainConfig, problem: Problem, seed: int):
@@ -185,16 +198,16 @@ def _feed(config: TrainConfig, problem: Problem, seed: int):
     return batches(problem.data, config.batch_size, seed=seed, weights=problem.weights)
 
 
-def _hooks(config: TrainConfig, what: Task, seed: int, mesh: Mesh) -> list:
+def _hooks(
+    config: TrainConfig, what: Task, seed: int, mesh: Mesh, step: Callable, feed: Callable
+) -> list[Measurement]:
     problem = what.problem
     evaluation = measure.Evaluation(problem, seed, mesh)
     tracked = [_tracked(config.steps)] if config.track_noise else []
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
-        hook = measure.hook(
-            "measurement", steps, lambda state: {"metrics": evaluation(state.params)}
-        )
-        return [hook, *tracked]
+        only = lambda state: {"metrics": evaluation(state.params)}  # noqa: E731
+        return [Measurement("measurement", steps, only), *tracked]
     noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size, mesh)
     check = measure.Check(problem, seed, _CHECK_EXAMPLES)
 
@@ -207,22 +220,28 @@ def _hooks(config: TrainConfig, what: Task, seed: int, mesh: Mesh) -> list:
         }
 
     steps = measure.measured_steps(config.steps, config.measurements)
+    effect = measure.effect(problem, seed, config.measure_examples, mesh, step, feed)
+    sharpness = measure.sharpness(
+        problem, seed, config.sharpness_examples, mesh, stability_rule(problem, config)
+    )
     checked = measure.checked_steps(config.steps)
     return [
-        measure.hook("measurement", steps, measurement),
-        measure.hook("gradient_check", checked, lambda state: check(on_this_device(state.params))),
+        Measurement("measurement", steps, measurement),
+        Measurement("update_effect", steps, effect),
+        Measurement("sharpness", steps, sharpness),
+        Measurement("gradient_check", checked, lambda s: check(on_this_device(s.params))),
         *tracked,
     ]
 
 
-def _tracked(steps: int):
+def _tracked(steps: int) -> Measurement:
     """What the tracker in the optimizer's state says."""
     estimate = jax.jit(tracked_noise)
     steps_of_rows = measure.tracked_steps(steps)
-    return measure.hook("tracked_noise", steps_of_rows, lambda s: estimate(s.opt_state).to_dict())
+    return Measurement("tracked_noise", steps_of_rows, lambda s: estimate(s.opt_state).to_dict())
 
 
-def _summary(config: TrainConfig, folder: Path, failure, seconds: float) -> dict[str, Any]:
+def _summary(config: TrainConfig, folder: Path, failure, spent: Mapping) -> dict[str, Any]:
     rows = list(read_rows(folder / "metrics.jsonl"))
     last = {row["seed"]: row["metrics"] for row in rows if row["kind"] == "measurement"}
     outcome = "completed"
@@ -234,7 +253,7 @@ def _summary(config: TrainConfig, folder: Path, failure, seconds: float) -> dict
         "seeds": list(config.all_seeds),
         "steps": config.steps,
         "final": _over_seeds(last),
-        "seconds": round(seconds, 1),
+        **spent,
         "report": "report.html",
     }
     checks = [row for row in rows if row["kind"] == "gradient_check"]

@@ -1,7 +1,7 @@
 """What a study measures on the way: hooks for `fit` that return rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,16 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ..check import GradientCheck, LeafCheck
 from ..check.gradients import check_with
 from ..check.result import ADVICE
-from ..contract import Problem, attach_keys, batch_size
+from ..contract import Problem, attach_keys, batch_size, layer_groups
 from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
-from ..training import TrainState, on_this_device, shard_batch
+from ..training import (
+    TrainState,
+    effect_of_next_update,
+    on_this_device,
+    shard_batch,
+    sharpness_against_threshold,
+)
 
 # Examples of each set that loss and accuracy are the means of, and how many are evaluated at once.
 _EVALUATED = 2048
@@ -93,11 +99,8 @@ class Noise:
     """Moments of the gradient noise in total and per layer: `(params) -> {"total", "layers"}`."""
 
     def __init__(self, problem: Problem, seed: int, examples: int, mini_batch: int, mesh: Mesh):
-        data = training_examples(problem, seed)
-        batch, weights = _some((data, _weights(problem, data)), examples)
+        batch, weights = training_sample(problem, seed, examples)
         self.examples = len(weights)
-        if problem.rng:
-            batch = attach_keys(batch, jax.random.key(seed))
         self._weights = weights
         self._given = shard_batch(batch, weights, mesh)
         self._mini_batch = mini_batch
@@ -132,14 +135,7 @@ class Check:
     def __init__(self, problem: Problem, seed: int, examples: int, intended: Sequence[str] = ()):
         self._problem = problem
         self._intended = intended
-        if problem.test_data is not None:
-            data, weights = problem.test_data, _weights(None, problem.test_data)
-        else:
-            data = training_examples(problem, seed)
-            weights = _weights(problem, data)
-        self._batch, self._weights = _some((data, weights), examples)
-        if problem.rng:
-            self._batch = attach_keys(self._batch, jax.random.key(seed))
+        self._batch, self._weights = held_out_sample(problem, seed, examples)
         self._references = {"chain_rule": None}
         if (given := problem.reference) is not None:
             name = getattr(given, "__name__", type(given).__name__)
@@ -173,38 +169,38 @@ def _rank(leaf: LeafCheck) -> tuple[int, float]:
     return order, -(leaf.error_in_bounds or 0.0)
 
 
-def hook(kind: str, steps: Iterable[int], measure: Callable[[TrainState], Mapping]) -> Callable:
-    """A hook for `fit` that records `measure(state)` as a row of `kind` at the given steps."""
-    steps = frozenset(steps)
+def scalar(problem: Problem) -> Callable:
+    """The problem's loss without what else it returns."""
+    return (lambda *given: problem.loss(*given)[0]) if problem.has_aux else problem.loss
 
-    def at_step(number, state, metrics):
-        return {"kind": kind, **measure(state)} if number in steps else None
 
-    return at_step
+def effect(
+    problem: Problem, seed: int, examples: int, mesh: Mesh, step: Callable, feed: Callable
+) -> Callable[[TrainState], dict[str, Any]]:
+    """What the next update does to the loss of the test set, or of the training set without one."""
+    batch, weights = held_out_sample(problem, seed, examples)
+    measure = effect_of_next_update(
+        *(step, feed, scalar(problem)), *shard_batch(batch, weights, mesh), groups=problem.groups
+    )
+    of = {"examples": len(weights), "data": "train" if problem.test_data is None else "test"}
+    return lambda state: {**of, **measure(state)}
+
+
+def sharpness(
+    problem: Problem, seed: int, examples: int, mesh: Mesh, rule: Mapping[str, Any]
+) -> Callable[[TrainState], dict[str, Any]]:
+    """The sharpness of the loss of training examples against the threshold of `rule`."""
+    batch, weights = training_sample(problem, seed, examples)
+    measure = sharpness_against_threshold(
+        scalar(problem), *shard_batch(batch, weights, mesh), **rule
+    )
+    return lambda state: {"examples": len(weights), **measure(state)}
 
 
 def tracked_steps(steps: int) -> list[int]:
     """About 200 steps, evenly spaced, the last among them."""
     every = max(1, steps // _TRACKED_ROWS)
     return [*range(every, steps, every), steps]
-
-
-def layer_groups(params, groups: Callable[[str], str] | None = None) -> dict[str, list[str]]:
-    """Layer name -> paths of its leaves; by default a leaf's layer is its parent in the tree.
-
-    >>> layer_groups({"layers": [{"w": 1.0, "b": 0.0}], "scale": 2.0})
-    {'layers.0': ["['layers'][0]['b']", "['layers'][0]['w']"], 'scale': ["['scale']"]}
-    """
-    layers: dict[str, list[str]] = {}
-    for path, _ in tree_leaves_with_path(params):
-        name = groups(keystr(path)) if groups is not None else _parent(path)
-        layers.setdefault(name, []).append(keystr(path))
-    return layers
-
-
-def _parent(path) -> str:
-    keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
-    return ".".join(keys[:-1] or keys) or "params"
 
 
 def _select(tree, paths) -> dict[str, Any]:
@@ -217,6 +213,24 @@ def training_examples(problem: Problem, seed: int) -> Any:
         return problem.data
     drawn = [problem.data(_HELD_OUT_SEED - seed, 0, i) for i in range(_FUNCTION_BATCHES)]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *drawn)
+
+
+def training_sample(problem: Problem, seed: int, count: int) -> tuple[Any, Any]:
+    """`(batch, weights)`: at most `count` training examples, with their keys if they need any."""
+    data = training_examples(problem, seed)
+    return _sample(problem, seed, data, _weights(problem, data), count)
+
+
+def held_out_sample(problem: Problem, seed: int, count: int) -> tuple[Any, Any]:
+    """The same of the test set; without one, of the training set."""
+    if problem.test_data is None:
+        return training_sample(problem, seed, count)
+    return _sample(problem, seed, problem.test_data, _weights(None, problem.test_data), count)
+
+
+def _sample(problem, seed, data, weights, count):
+    batch, weights = _some((data, weights), count)
+    return (attach_keys(batch, jax.random.key(seed)) if problem.rng else batch), weights
 
 
 def _weights(problem: Problem | None, data) -> np.ndarray:

@@ -24,6 +24,13 @@ _LOSSES = {
     "regression": losses.squared_error,
     "sequence": losses.next_token,
 }
+# Optimizers whose full-batch stability is known -> what they are beside gradient descent.
+_STABILITY = {
+    "sgd": {},
+    "adam": {"adam_b1": 0.9},
+    "adamw": {"adam_b1": 0.9},
+    "rmsprop": {"adam_b1": 0.0},
+}
 _HIDDEN = (512, 512)
 _WIDTH = 64
 
@@ -151,6 +158,13 @@ def optimizer(problem: Problem, config: TrainConfig) -> optax.GradientTransforma
     if found is None:
         found = getattr(optax, config.optimizer)(config.learning_rate)
     return optax.chain(track(), found) if config.track_noise else found
+
+
+def stability_rule(problem: Problem, config: TrainConfig) -> dict[str, float]:
+    """What `stability_threshold` needs to know of the optimizer; empty where there is no rule."""
+    if problem.optimizer is not None or config.optimizer not in _STABILITY:
+        return {}
+    return {"learning_rate": config.learning_rate, **_STABILITY[config.optimizer]}
 
 
 def _hash(data: Any) -> str:

@@ -4,6 +4,12 @@ from .checkpoints import Checkpoints
 from .data import Batches, Dataset, batches, digits, from_function, load, load_npz, load_text
 from .devices import device_mesh, on_this_device, replicate, shard_batch, shard_batches
 from .fit import NonFiniteLoss, fit
+from .hooks import (
+    Measurement,
+    effect_of_next_update,
+    next_update,
+    sharpness_against_threshold,
+)
 from .records import Records, read_rows
 from .state import TrainState, init_state
 from .step import make_step
@@ -12,12 +18,14 @@ __all__ = [
     "Batches",
     "Checkpoints",
     "Dataset",
+    "Measurement",
     "NonFiniteLoss",
     "Records",
     "TrainState",
     "batches",
     "device_mesh",
     "digits",
+    "effect_of_next_update",
     "fit",
     "from_function",
     "init_state",
@@ -25,9 +33,11 @@ __all__ = [
     "load_npz",
     "load_text",
     "make_step",
+    "next_update",
     "on_this_device",
     "read_rows",
     "replicate",
     "shard_batch",
     "shard_batches",
+    "sharpness_against_threshold",
 ]
