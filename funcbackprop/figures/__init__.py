@@ -5,9 +5,11 @@ Several seeds are drawn as their mean with a band from the smallest to the large
 cannot hold is drawn as a hollow marker at the edge and named in the legend, never left out.
 """
 
-from .bands import Band, Curve, band
+from .bands import Band, Curve, band, floats
 from .check import gradient_check
-from .layers import layer_variance
+from .curvature import sharpness
+from .effect import effect_while_training
+from .layers import layer_shares, layer_variance
 from .learning import learning_curves
 from .noise import gradient_noise, noise_scale, tracked_noise_scale
 from .spread import variance_by_leaf
@@ -18,12 +20,16 @@ __all__ = [
     "Band",
     "Curve",
     "band",
+    "effect_while_training",
+    "floats",
     "gradient_check",
     "gradient_noise",
+    "layer_shares",
     "layer_variance",
     "learning_curves",
     "noise_scale",
     "save",
+    "sharpness",
     "tracked_noise_scale",
     "variance_by_leaf",
 ]

@@ -82,6 +82,26 @@ def log_limits(values: np.ndarray) -> tuple[float, float]:
     return float(low / widen), float(high * widen)
 
 
+def signed_axis(ax: "Axes", values: np.ndarray, decades: int = 3) -> None:
+    """A vertical axis for both signs: logarithmic from the largest value over `decades` down, and
+    linear about zero."""
+    known = np.abs(values[np.isfinite(values)])
+    top = math.ceil(math.log10(known.max())) if known.max(initial=0) > 0 else 0
+    smallest = known.min(initial=10.0**top, where=known > 0)
+    bottom = min(max(math.floor(math.log10(smallest)), top - decades), top - 1)
+    ax.set_yscale("symlog", linthresh=10.0**bottom, linscale=0.5)
+    powers = [10.0**k for k in range(bottom, top + 1)]
+    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=0)
+    room = 10.0**bottom / 3
+    ax.set_ylim(1.3 * low - room, 1.3 * high + room)
+    ticks = [*(-x for x in reversed(powers)), 0, *powers]
+    _set_ticks(ax.yaxis, [x for x in ticks if 1.3 * low <= x <= 1.3 * high], _signed)
+
+
+def _signed(x):
+    return "0" if x == 0 else ("-" if x < 0 else "") + power_of_ten(abs(x))
+
+
 def log_ticks(axis: "Axis", low: float, high: float) -> None:
     """At most about ten ticks: plain numbers where all are of ordinary size, else powers of ten."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))

@@ -1,11 +1,11 @@
-"""What an update does to the loss: over the length of the step."""
+"""What an update does to the loss: over the length of the step, and while training."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .axes import legend, log_axis
-from .bands import floats
+from .axes import finish, legend, log_axis, signed_axis
+from .bands import Curve, band, extent, floats
 from .style import LEVEL, look, panels, styled
 
 if TYPE_CHECKING:
@@ -73,3 +73,29 @@ def _differences(ax, scales, result):
     log_axis(ax, np.concatenate([actual, np.abs(value), [rounding]]))
     ax.set_title("Beyond second order")
     ax.set_ylabel("change of the loss, absolute")
+
+
+@styled
+def effect_while_training(
+    predicted: Curve, actual: Curve, lower: Curve, upper: Curve, title: str | None = None
+) -> "Figure":
+    """Predicted and actual change of the loss by the next update, at each measured step.
+
+    Args:
+      predicted, actual: changes of the loss; below zero it falls.
+      lower, upper: of the actual change, for the examples that were measured.
+      title: of the figure.
+    """
+    figure, (ax,) = panels(1)
+    bands = [band(x) for x in (actual, predicted, lower, upper)]
+    signed_axis(ax, extent(bands))
+    low, high = bands[2].low, bands[3].high
+    for k, name in enumerate(("actual, with 95 % interval", "predicted")):
+        sized = look(k) | {"markersize": 8 - 3 * k}
+        ax.plot(bands[k].steps, bands[k].mean, label=name, **sized)
+    ax.fill_between(bands[0].steps, low, high, color=look(0)["color"], alpha=0.18, linewidth=0)
+    ax.axhline(0, label="above: the update raises the loss", **LEVEL)
+    label = "change of the loss by the next update"
+    finish(ax, title or "What the next update does", label, bands[0].steps)
+    legend(figure)
+    return figure

@@ -1,4 +1,4 @@
-"""Variance and signal-to-noise ratio of the mini-batch gradient, layer by layer."""
+"""Layer by layer: variance and signal of the mini-batch gradient, and shares of a whole."""
 
 import math
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ class _Panel(NamedTuple):
     label: str
     level: float | None  # a value with a meaning of its own
     colors: str  # of the heat map
+    signed: bool = False  # shares from -1 to 1; else a log axis
 
 
 @styled
@@ -43,22 +44,51 @@ def layer_variance(variance: Mapping[str, Curve], signal_to_noise: Mapping[str, 
     return _lines(both) if len(variance) <= _MOST_LINES else _maps(both)
 
 
+@styled
+def layer_shares(gradient: Mapping[str, Curve], change: Mapping[str, Curve]) -> "Figure":
+    """Each layer's share of the squared gradient, and of what the next update changes.
+
+    Lines for up to 8 layers, a heat map for more.
+
+    Args:
+      gradient: layer -> curve of its |G|^2 over the sum of their absolute values.
+      change: layer -> curve of -<G, u> over the sum of the absolute values: above zero, the
+        layer's part of the update lowers the loss.
+    """
+    both = (
+        _Panel(gradient, "Share of |G|²", "share of the squared gradient", None, "PuOr", True),
+        _Panel(
+            change, "Share of the fall of the loss", "share, to first order", None, "PuOr", True
+        ),
+    )
+    return _lines(both) if len(gradient) <= _MOST_LINES else _maps(both)
+
+
 def _lines(both):
     figure, axes = panels(2, width=12.4, height=5.2)
     for ax, panel in zip(axes, both, strict=True):
         bands = {name: band(curve) for name, curve in panel.curves.items()}
-        log_axis(ax, extent(bands.values()))
+        if not panel.signed:
+            log_axis(ax, extent(bands.values()))
         for k, (name, b) in enumerate(bands.items()):
-            draw_band(ax, b, log=True, label=name, **look(k))
-        if panel.level:
-            ax.axhline(panel.level, label="signal = noise", **LEVEL)
-        reason = edge_reason(np.concatenate([b.mean for b in bands.values()]))
-        for k, b in enumerate(bands.values()):
-            draw_edge(ax, b.steps[~(b.mean > 0)], top=False, label=reason, **look(k))
+            draw_band(ax, b, log=not panel.signed, label=name, **look(k))
+        if panel.signed:
+            ax.set_ylim(min(-0.1, np.nanmin(extent(bands.values()), initial=0) - 0.05), 1.05)
+            ax.axhline(0, **LEVEL)
+        else:
+            _mark_edges(ax, panel, bands)
         steps = np.concatenate([[0], *(b.steps for b in bands.values())])
         finish(ax, panel.title, panel.label, steps)
     legend(figure)
     return figure
+
+
+def _mark_edges(ax, panel, bands):
+    if panel.level:
+        ax.axhline(panel.level, label="signal = noise", **LEVEL)
+    reason = edge_reason(np.concatenate([b.mean for b in bands.values()]))
+    for k, b in enumerate(bands.values()):
+        draw_edge(ax, b.steps[~(b.mean > 0)], top=False, label=reason, **look(k))
 
 
 def _maps(both):
@@ -78,13 +108,8 @@ def _maps(both):
 
 def _heat_map(figure, ax, panel):
     """Draw layers against measured steps; whether a cell had no value on the log scale."""
-    from matplotlib.colors import LogNorm
-
-    grid, steps = _grid(panel.curves)
-    low, high = log_limits(grid)
-    if panel.level:  # the middle of the colors
-        reach = max(high / panel.level, panel.level / low)
-        low, high = panel.level / reach, panel.level * reach
+    grid, steps = _grid(panel.curves, panel.signed)
+    norm = _norm(grid, panel)
     ax.set_facecolor("#eeeeee")
     ax.patch.set(hatch="////", edgecolor="#999999")
     ax.grid(False)
@@ -92,7 +117,7 @@ def _heat_map(figure, ax, panel):
         np.ma.masked_invalid(grid),
         aspect="auto",
         cmap=panel.colors,
-        norm=LogNorm(low, high),
+        norm=norm,
         interpolation="nearest",
     )
     shown = sorted({round(k) for k in np.linspace(0, len(steps) - 1, min(len(steps), 7))})
@@ -101,15 +126,30 @@ def _heat_map(figure, ax, panel):
     ax.set_title(panel.title)
     bar = figure.colorbar(image, ax=ax, location="bottom", aspect=40, pad=0.02)
     bar.set_label(panel.label)
-    log_ticks(bar.ax.xaxis, low, high)
+    if not panel.signed:
+        log_ticks(bar.ax.xaxis, norm.vmin, norm.vmax)
     return bool(np.isnan(grid).any())
 
 
-def _grid(curves):
-    """Means over seeds, layers x steps, NaN where there is none above zero; and the steps."""
+def _norm(grid, panel):
+    from matplotlib.colors import LogNorm, Normalize
+
+    if panel.signed:
+        reach = np.nanmax(np.abs(grid), initial=0) or 1
+        return Normalize(-reach, reach)
+    low, high = log_limits(grid)
+    if panel.level:  # the middle of the colors
+        reach = max(high / panel.level, panel.level / low)
+        low, high = panel.level / reach, panel.level * reach
+    return LogNorm(low, high)
+
+
+def _grid(curves, signed):
+    """Means over seeds, layers x steps, NaN where the axis holds none; and the steps."""
     bands = [band(curve) for curve in curves.values()]
     steps = sorted({step for b in bands for step in b.steps})
     grid = np.full((len(bands), len(steps)), np.nan)
     for row, b in zip(grid, bands, strict=True):
-        row[np.searchsorted(steps, b.steps)] = np.where(b.mean > 0, b.mean, np.nan)
+        shown = b.mean if signed else np.where(b.mean > 0, b.mean, np.nan)
+        row[np.searchsorted(steps, b.steps)] = shown
     return grid, steps

@@ -45,6 +45,24 @@ GLOSSARY = (
     ),
     ("Leaf", "One array of the parameters, named by its path in the tree."),
     (
+        "First order, curvature",
+        "Of an update u: <G, u> and uᵀHu/2, with the mean gradient G and the mean Hessian H of "
+        "the examples. Their sum is the predicted change of the loss. Unit: loss.",
+    ),
+    (
+        "Sharpness",
+        "The largest eigenvalue of the Hessian H, by a Lanczos process: a lower bound, with an "
+        "upper bound that holds with 95 % probability over its random start. Preconditioned: of "
+        "D^(-1/2) H D^(-1/2), where the optimizer divides its update by D. Unit: loss / "
+        "parameter², divided by that of D.",
+    ),
+    (
+        "Threshold of stability",
+        "2/η for gradient descent with the learning rate η; (2 + 2 b1) / ((1 - b1) η) for Adam, "
+        "against the preconditioned sharpness (Cohen et al. 2021, arXiv:2103.00065, and 2022, "
+        "arXiv:2207.14484).",
+    ),
+    (
         "Several seeds",
         "Lines are means over seeds and bands reach from the smallest to the largest value; the "
         "standard deviation is that of the sample (n - 1). The mean noise scale is that of the "

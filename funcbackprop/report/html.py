@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import figures, tables
 from ..files import write_text
-from . import cells, findings
+from . import cells, effect, findings
 from .glossary import GLOSSARY
 from .run import Run, curve, metrics, noise, read
 
@@ -73,6 +73,7 @@ def write(folder: str | os.PathLike) -> Path:
         glossary=GLOSSARY,
         config=_html(*cells.flat(run.config)),
         environment=_html(*cells.flat(run.metadata)),
+        costs=_html(*effect.costs(run)),
     )
     path = run.folder / "report.html"
     write_text(path, page)
@@ -151,6 +152,23 @@ def _draw_layers(run):
         for key in ("batch_variance", "signal_to_noise")
     )
     return figures.layer_variance(variance, ratio)
+
+
+def _draw_effect(run):
+    estimates = ("predicted", "value"), *(("actual", key) for key in _LIMITS)
+    return figures.effect_while_training(*(effect.of_updates(run, *key) for key in estimates))
+
+
+def _draw_sharpness(run):
+    value, upper = (curve(run.sharpness, lambda r, k=k: r[k]) for k in ("value", "upper"))
+    last = run.sharpness[-1]
+    return figures.sharpness(value, upper, last.get("threshold"), last.get("preconditioned", False))
+
+
+def _draw_shares(run):
+    names = dict(zip(run.layers, tables.labels(run.layers, 30), strict=True))
+    both = ({names[k]: x for k, x in of.items()} for of in effect.shares(run))
+    return figures.layer_shares(*both)
 
 
 def _draw_check(run):
@@ -241,6 +259,42 @@ _PARTS = (
         findings.by_layer,
         _no_layers,
         lambda run: cells.noise_at_end(run) if run.noisy else ("", [], []),
+    ),
+    Part(
+        "update_effect",
+        "What the next update does",
+        "At each measured step the update that comes next, of the next mini-batch, is tried on "
+        "examples that training does not see: of the test set, if there is one. Predicted is "
+        "<G, u> + uᵀHu/2 with their gradient G and Hessian H; actual is the change of their loss. "
+        "The interval is that of a mean over these examples. Where it holds 0, they cannot tell "
+        "whether the update helps.",
+        _draw_effect,
+        effect.effect,
+        effect.no_effect,
+        effect.effects_everywhere,
+    ),
+    Part(
+        "sharpness",
+        "Sharpness against the threshold of stability",
+        "The largest eigenvalue of the Hessian of the training loss, of some training examples; "
+        "for Adam and RMSProp preconditioned as the optimizer does. Above the threshold, steps of "
+        "the full batch on a quadratic would grow. Mini-batches, and a threshold that moves with "
+        "the second moments, make it a guide, not a wall.",
+        _draw_sharpness,
+        effect.sharpness,
+        effect.no_sharpness,
+        effect.sharpness_everywhere,
+    ),
+    Part(
+        "responsibility",
+        "Responsibility by layer",
+        "Left: each layer's share of |G|², the squared gradient of the training loss: which layer "
+        "the error points at. Right: its share of what the next update changes to first order; "
+        "above 0 the layer's part lowers the loss. Shares are of the sum of absolute values.",
+        _draw_shares,
+        effect.by_layer,
+        effect.no_shares,
+        lambda run: effect.shares_at_end(run) if not effect.no_shares(run) else ("", [], []),
     ),
 )
 

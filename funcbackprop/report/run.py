@@ -12,6 +12,8 @@ _NEEDED = {
     "measurement": ("seed", "step", "metrics"),
     "gradient_check": ("seed", "step"),
     "tracked_noise": ("seed", "step", "B_simple"),
+    "update_effect": ("seed", "step", "predicted", "actual"),
+    "sharpness": ("seed", "step", "value", "upper"),
 }
 
 
@@ -22,7 +24,8 @@ class Run(NamedTuple):
       folder: where it lies.
       config, metadata, summary: the JSON files; the last two are empty where the file is not there,
         as in a run that has not ended.
-      steps, measurements, checks, tracked: the rows of metrics.jsonl by kind, in their order.
+      steps, measurements, checks, tracked, effects, sharpness: the rows of metrics.jsonl by kind,
+        in their order.
     """
 
     folder: Path
@@ -33,6 +36,8 @@ class Run(NamedTuple):
     measurements: list[dict]
     checks: list[dict]
     tracked: list[dict]
+    effects: list[dict]
+    sharpness: list[dict]
 
     @property
     def name(self) -> str:

@@ -1,11 +1,13 @@
 """The table printed at the end of a run."""
 
 import os
+import textwrap
 
 from .. import tables
-from . import cells
+from . import cells, effect
 from .run import read
 
+_WIDTH = 100
 _MOST_LAYERS = 24
 _MOST_LEAVES = 10
 _NAMES = 36  # what the columns of numbers leave of 100 characters for layer and status
@@ -24,8 +26,15 @@ def table(folder: str | os.PathLike) -> str:
         blocks.append(tables.text(rows, headers, digits=4))
     blocks.append("\n".join(["Gradient check", *_check_lines(run)]))
     blocks.append(_noise_text(run))
+    sentences = [*effect.effect(run), *effect.sharpness(run)]
+    if sentences:
+        blocks.append("\n".join(["Will the next update help", *map(_wrapped, sentences)]))
     blocks.append(f"Report: {run.folder / run.summary.get('report', 'report.html')}")
     return "\n\n".join(blocks)
+
+
+def _wrapped(sentence):
+    return textwrap.fill(sentence, _WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def _noise_text(run):

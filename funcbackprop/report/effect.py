@@ -1,0 +1,238 @@
+"""The parts about the next update and the sharpness: curves, tables, sentences."""
+
+import math
+
+import numpy as np
+
+from .. import figures
+from ..tables import number, percent, some
+from .run import Run, curve, noise
+
+# The second-order prediction is called good where it is this close to the actual change.
+_CLOSE = 0.1
+_NAMED = 3
+
+
+def no_effect(run: Run) -> str:
+    """What would give the effect of the updates; empty if it was measured."""
+    if run.effects:
+        return ""
+    return "What the next update does was not measured; `funcbackprop study` does that."
+
+
+def no_sharpness(run: Run) -> str:
+    """What would give the sharpness; empty if it was measured."""
+    if run.sharpness:
+        return ""
+    return "The sharpness was not measured; `funcbackprop study` does that."
+
+
+def no_shares(run: Run) -> str:
+    """What would give the layers' shares; empty if all is there."""
+    if run.effects and run.layers:
+        return ""
+    return "Gradient noise and effect by layer are needed; `funcbackprop study` measures both."
+
+
+def of_updates(run: Run, name: str, key: str) -> dict:
+    """The curve of one number of an estimate of the effect."""
+    return curve(run.effects, lambda row: row[name][key])
+
+
+def shares(run: Run) -> tuple[dict[str, dict], dict[str, dict]]:
+    """layer -> curve: its share of |G|^2, and of the fall of the loss to first order.
+
+    Of the sum of absolute values, so that a share is between -1 and 1 whatever the total is.
+    """
+    squares = {name: noise(run, "sq_gradient_norm", name) for name in run.layers}
+    falls = {name: curve(run.effects, lambda r, n=name: _fall(r, n)) for name in run.layers}
+    return _of_whole(squares), _of_whole(falls)
+
+
+def _fall(row, layer):
+    value = row["first_order_by_layer"].get(layer, {}).get("value")
+    return None if value is None else -value
+
+
+def _of_whole(curves):
+    found = {name: {} for name in curves}
+    seeds = dict.fromkeys(seed for of_seeds in curves.values() for seed in of_seeds)
+    for seed in seeds:
+        known = {name: of[seed] for name, of in curves.items() if seed in of}
+        steps = next(iter(known.values()))[0]
+        table = np.array([figures.floats(values) for _, values in known.values()])
+        whole = np.nansum(np.abs(table), axis=0)
+        table = table / np.where(whole > 0, whole, np.nan)
+        for name, row in zip(known, table.tolist(), strict=True):
+            found[name][seed] = (steps, row)
+    return found
+
+
+def effects_everywhere(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the effect at every measurement."""
+    names = ("first_order", "curvature", "predicted", "actual", "error")
+    rows = [
+        [
+            *(row["seed"], row["step"], *(row[name]["value"] for name in names)),
+            *(row["actual"]["standard_error"], percent(row["share_helped"]["value"])),
+        ]
+        for row in run.effects
+    ]
+    headers = ["seed", "step", "first order", "curvature", "predicted", "actual", "error"]
+    headers += ["± of the actual", "examples helped"]
+    return "The effect of the next update at every measurement", rows, headers
+
+
+def sharpness_everywhere(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the sharpness at every measurement."""
+    keys = ("value", "upper", "residual", "smallest", "threshold", "status")
+    rows = [[r["seed"], r["step"], *(r.get(key) for key in keys)] for r in run.sharpness]
+    headers = ["seed", "step", "sharpness", "upper bound", "residual", "smallest", "threshold"]
+    return "The sharpness at every measurement", rows, [*headers, "status"]
+
+
+def shares_at_end(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the layers' shares at the last measurement."""
+    gradient, fall = shares(run)
+    rows = [[name, *(percent(_last(x[name])) for x in (gradient, fall))] for name in run.layers]
+    return "Shares at the last measurement", rows, ["layer", "of |G|²", "of the fall of the loss"]
+
+
+def _last(of_seeds):
+    values = figures.band(of_seeds).mean
+    return float(values[-1]) if len(values) else None
+
+
+def effect(run: Run) -> list[str]:
+    """Whether the updates helped, and how far second order went."""
+    if not run.effects:
+        return []
+    data = run.effects[0].get("data", "")
+    first = run.effects[0]
+    predicted = number(first["predicted"]["value"])
+    sentences = [
+        f"At step {first['step']:,} the next update changes the {data} loss by "
+        f"{_interval(first['actual'])}; second order predicts {predicted}."
+    ]
+    kinds = [_kind(row["actual"]) for row in run.effects]
+    counts = {kind: kinds.count(kind) for kind in ("lowers", "raises", "unclear")}
+    sentences.append(
+        f"Of {len(kinds)} measured updates {counts['lowers']} lowered it and {counts['raises']} "
+        f"raised it, beyond the error; for {counts['unclear']} these examples cannot tell."
+    )
+    return [*sentences, *_prediction(run, kinds), *_taken_back(run)]
+
+
+def _interval(estimate):
+    text = number(estimate["value"])
+    if estimate["lower"] is None:
+        return text
+    return f"{text} [{number(estimate['lower'])}, {number(estimate['upper'])}]"
+
+
+def _kind(actual):
+    low, high = actual["lower"], actual["upper"]
+    if low is None or high is None or low <= 0 <= high:
+        return "unclear"
+    return "lowers" if high < 0 else "raises"
+
+
+def _prediction(run, kinds):
+    """How far the prediction was off where there was something to predict."""
+    off = [
+        (abs(row["error"]["value"] / row["actual"]["value"]), row["step"])
+        for row, kind in zip(run.effects, kinds, strict=True)
+        if kind != "unclear" and row["error"]["value"] is not None
+    ]
+    if not off:
+        return
+    worst, step = max(off)
+    yield (
+        f"Where it can be told, second order is off by at most {percent(worst)} of the change "
+        f"(step {step:,})."
+    )
+    if worst > _CLOSE:
+        yield "A step for which the prediction fails is long for this loss."
+
+
+def _taken_back(run):
+    """The part of the first-order fall that the curvature takes back, where it is largest."""
+    ratios = [
+        (row["curvature"]["value"] / -row["first_order"]["value"], row["step"])
+        for row in run.effects
+        if (row["first_order"]["upper"] or 0) < 0 and row["curvature"]["value"] is not None
+    ]
+    if ratios:
+        worst, step = max(ratios)
+        yield (
+            f"The curvature takes back up to {percent(worst)} of the first-order fall (step "
+            f"{step:,}); at 50 % the step is as long as is best along its direction, at 100 % it "
+            "gains nothing."
+        )
+
+
+def sharpness(run: Run) -> list[str]:
+    """From where to where the sharpness went, and where it stood against the threshold."""
+    known = [row for row in run.sharpness if row["value"] is not None]
+    sentences = _without(run, known)
+    if not known:
+        return sentences
+    kind = "preconditioned sharpness" if known[0].get("preconditioned") else "sharpness"
+    first, end = known[0], known[-1]
+    sentences.insert(
+        0,
+        f"The {kind} was {number(first['value'])} at step {first['step']:,} and "
+        f"{number(end['value'])} at step {end['step']:,}.",
+    )
+    threshold = end.get("threshold")
+    if threshold is None:
+        return [*sentences, "The threshold of stability is not known for this optimizer."]
+    above = [f"{row['step']:,}" for row in known if row["value"] > threshold]
+    ratio = number(end["value"] / threshold, 2)
+    sentences.append(f"At the end it is {ratio} of the threshold, {number(threshold)}.")
+    if above:
+        sentences.append(
+            f"It lay above at step{'s' if len(above) > 1 else ''} {some(above, 6)}: there, a step "
+            "of the full batch overshoots along the sharpest direction."
+        )
+    return sentences
+
+
+def _without(run, known):
+    reasons = {
+        row["status"]: row["step"] for row in reversed(run.sharpness) if row["value"] is None
+    }
+    return [
+        f"At step {step:,} there is none: {reason}." for reason, step in sorted(reasons.items())
+    ]
+
+
+def by_layer(run: Run) -> list[str]:
+    """The layers with the largest shares at the end, and those that raised the loss."""
+    gradient, fall = ({k: _last(x) for k, x in of.items()} for of in shares(run))
+    sentences = []
+    for what, of in (("|G|²", gradient), ("the fall of the loss", fall)):
+        known = {k: x for k, x in of.items() if x is not None and math.isfinite(x)}
+        if known:
+            top = max(known, key=lambda name: abs(known[name]))
+            sentences.append(f"At the last measurement {top} has {percent(known[top])} of {what}.")
+    raising = [name for name, x in fall.items() if x is not None and x < 0]
+    if raising:
+        sentences.append(
+            "To first order the next update raises the loss by what it changes in "
+            f"{some(raising, _NAMED)}."
+        )
+    return sentences
+
+
+def costs(run: Run) -> tuple[list, list]:
+    """Rows and headers of what the measurements cost, in seconds and in updates."""
+    measured = (run.summary.get("cost") or {}).get("measurements") or {}
+    rows = [
+        [kind.replace("_", " "), of["times"], *(of[k] for k in _COSTS)]
+        for kind, of in measured.items()
+    ]
+    return rows, ["measurement", "times", *_COSTS.values()]
+
+
+_COSTS = {"seconds": "s in all", "seconds_of_one": "s of one", "updates_of_one": "updates of one"}
