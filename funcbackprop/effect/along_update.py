@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import tables
 from ..contract import Loss
-from ..noise.estimate import Estimate
+from ..noise.estimate import Estimate, unknown
 from ..noise.scale.ratio import Covariance, ratio
 from ..noise.show import is_traced, to_dict
 from ..noise.status import code
@@ -108,7 +108,7 @@ def along_update(
     t = terms(loss, params, updates, batch, weights, "along_update")
 
     def at(s):
-        predicted = s * t.first + s**2 * t.bend
+        predicted: Any = s * t.first + s**2 * t.bend
         actual = t.change(s)
         return tuple(mean(x, t.design) for x in (predicted, actual, actual - predicted))
 
@@ -119,14 +119,11 @@ def along_update(
 
 
 def _best_scale(t: Terms) -> Estimate:
-    top, bottom = -t.first, 2 * t.bend
+    top, bottom = jnp.negative(t.first), 2 * t.bend
     of = lambda x, y: covariance(x, y, t.design)  # noqa: E731
     n, d = (average(x, t.design) for x in (top, bottom))
     both = Covariance(of(top, top), of(bottom, bottom), of(top, bottom), jnp.ones_like(n))
     status = jnp.where(t.design.several, 0, t.design.alone)
     found = ratio(n, d, both, t.design.quantile, status)
-    return jax.tree.map(
-        lambda known, without: jnp.where(d > 0, known, without),
-        found,
-        Estimate(*[jnp.full_like(n, jnp.nan)] * 4, jnp.full_like(status, code("unbounded"))),
-    )
+    without = unknown(n, code("unbounded"))
+    return jax.tree.map(lambda x, y: jnp.where(d > 0, x, y), found, without)

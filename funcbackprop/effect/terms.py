@@ -55,7 +55,7 @@ def terms(
     given = checked_weights(weights, size, caller)
     pad = None if weights is None else given
 
-    def measured(stats, p):
+    def measured(stats, p) -> Any:
         return gradient_statistics(lambda q, e: loss(join(q), e), stats)(p, batch, pad)
 
     along = lambda p: measured(Projection(u, per_leaf=True), p)  # noqa: E731
@@ -109,7 +109,7 @@ def average(x: chex.Array, design: Design) -> chex.Array:
 def covariance(x: chex.Array, y: chex.Array, design: Design) -> chex.Array:
     """Of the means of x and y over examples; NaN where one example has no other."""
     w = design.weights.astype(x.dtype)
-    dx, dy = (jnp.where(w > 0, v - average(v, design), 0) for v in (x, y))
+    dx, dy = (jnp.where(w > 0, jnp.subtract(v, average(v, design)), 0) for v in (x, y))
     shared = design.share * jnp.sum(w * dx * dy) / design.divisor
     return jnp.where(design.several, shared, jnp.nan)
 

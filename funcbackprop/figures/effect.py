@@ -29,8 +29,9 @@ def along_update(result: dict[str, Any], title: str | None = None) -> "Figure":
     scales = floats(result["scales"])
     for k, name in enumerate(("actual", "predicted")):
         value, low, high = _estimate(result[name])
-        left.plot(scales, value, label=name, **look(k))
-        left.fill_between(scales, low, high, color=look(k)["color"], alpha=0.18, linewidth=0)
+        color, marker = look(k).values()
+        left.plot(scales, value, label=name, color=color, marker=marker)
+        left.fill_between(scales, low, high, color=color, alpha=0.18, linewidth=0)
     _limit(left, _estimate(result["actual"]))
     left.axhline(0, color="#333333", linewidth=0.8)
     best = floats([result["best_scale"]["value"]])[0]
@@ -91,8 +92,9 @@ def effect_while_training(
     signed_axis(ax, extent(bands))
     low, high = bands[2].low, bands[3].high
     for k, name in enumerate(("actual, with 95 % interval", "predicted")):
-        sized = look(k) | {"markersize": 8 - 3 * k}
-        ax.plot(bands[k].steps, bands[k].mean, label=name, **sized)
+        color, marker = look(k).values()
+        of = bands[k]
+        ax.plot(of.steps, of.mean, label=name, color=color, marker=marker, markersize=8 - 3 * k)
     ax.fill_between(bands[0].steps, low, high, color=look(0)["color"], alpha=0.18, linewidth=0)
     ax.axhline(0, label="above: the update raises the loss", **LEVEL)
     label = "change of the loss by the next update"

@@ -127,7 +127,7 @@ def _heat_map(figure, ax, panel):
     bar = figure.colorbar(image, ax=ax, location="bottom", aspect=40, pad=0.02)
     bar.set_label(panel.label)
     if not panel.signed:
-        log_ticks(bar.ax.xaxis, norm.vmin, norm.vmax)
+        log_ticks(bar.ax.xaxis, *bar.ax.get_xlim())
     return bool(np.isnan(grid).any())
 
 

@@ -155,8 +155,9 @@ def _draw_layers(run):
 
 
 def _draw_effect(run):
-    estimates = ("predicted", "value"), *(("actual", key) for key in _LIMITS)
-    return figures.effect_while_training(*(effect.of_updates(run, *key) for key in estimates))
+    predicted = effect.of_updates(run, "predicted", "value")
+    actual, lower, upper = (effect.of_updates(run, "actual", key) for key in _LIMITS)
+    return figures.effect_while_training(predicted, actual, lower, upper)
 
 
 def _draw_sharpness(run):
@@ -167,8 +168,8 @@ def _draw_sharpness(run):
 
 def _draw_shares(run):
     names = dict(zip(run.layers, tables.labels(run.layers, 30), strict=True))
-    both = ({names[k]: x for k, x in of.items()} for of in effect.shares(run))
-    return figures.layer_shares(*both)
+    gradient, fall = ({names[k]: x for k, x in of.items()} for of in effect.shares(run))
+    return figures.layer_shares(gradient, fall)
 
 
 def _draw_check(run):

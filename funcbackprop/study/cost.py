@@ -36,8 +36,8 @@ def cost(spent: Sequence[Spent]) -> dict[str, Any]:
     rest = sum(one.seconds for one in spent) - sum(row["seconds"] for row in measuring.values())
     update = rest / updates if updates else None
     for row in measuring.values():
-        known = update and row["seconds_of_one"] is not None
-        row["updates_of_one"] = row["seconds_of_one"] / update if known else None
+        one = row["seconds_of_one"]
+        row["updates_of_one"] = one / update if one is not None and update else None
     return {"seconds_of_update": update, "measurements": measuring}
 
 
