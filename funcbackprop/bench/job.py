@@ -12,16 +12,16 @@ from ..files import write_json
 from ..usage import UsageError, environment
 from .config import BenchConfig
 from .measure import measure
-from .plans import Planned, Plans, planned
-from .result import Measured, Report
+from .plans import PLANS, Planned, planned
+from .result import Measured, Report, Tables
 from .targets import TARGETS, target
-from .tracking import Tracking, Trackings, tracking
-from .tune import Constants, tuned
+from .tracking import TRACKING, Tracking, tracking
+from .tune import CONSTANTS, tuned
 from .variants import GROWTH, OURS, STANDARD, VARIANTS
 from .workloads import Workload, workload
 
 # What a benchmark ends in. `head` and `parts` are what is printed, `to_dict` what is written.
-Found = Report | Plans | Constants | Trackings
+Found = Report | Tables
 
 
 def run(config: BenchConfig, show: Callable[[Found], None] = lambda found: None) -> Found:
@@ -48,10 +48,10 @@ def run(config: BenchConfig, show: Callable[[Found], None] = lambda found: None)
 
 
 def _begun(config: BenchConfig) -> Found:
-    kinds = {"plan": Plans, "tune": Constants, "tracking": Trackings}
-    kind = next((kinds[option] for option in kinds if getattr(config, option)), Report)
-    asked, date = dataclasses.asdict(config), time.strftime("%Y-%m-%d")
-    return kind(asked, environment(), date, ())
+    given = dataclasses.asdict(config), environment(), time.strftime("%Y-%m-%d")
+    kinds = {"plan": PLANS, "tune": CONSTANTS, "tracking": TRACKING}
+    asked = [kind for option, kind in kinds.items() if getattr(config, option)]
+    return Tables(*given, asked[0]) if asked else Report(*given, ())
 
 
 def _parts(config: BenchConfig):

@@ -1,10 +1,9 @@
 """How the statistics of each workload would be found: plans, beside which nothing is measured."""
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..per_example import Mean, Plan, SquaredNorms, Variance, plan
-from .result import made_with
+from .result import Kind
 from .workloads import Workload
 
 STATS = {"mean": Mean(), "sq_norms": SquaredNorms(), "variance": Variance()}
@@ -21,37 +20,18 @@ class Planned(NamedTuple):
         return f"{self.title}, B {self.plan.examples}\n{self.plan}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Plans:
-    """The plans of several workloads; `str(plans)` is their tables.
+def _about(config):
+    return (
+        "How mean, norms and variance would be found. Nothing was measured; MFLOP are those of a "
+        "matrix\nproduct that would take as long."
+    )
 
-    Attributes:
-      config, environment, date: as of a `Report`.
-      parts: one for each workload.
-    """
 
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    date: str
-    parts: tuple[Planned, ...]
+def _plain(part):
+    return [{"name": part.name, "title": part.title, **part.plan.to_dict()}]
 
-    @property
-    def head(self) -> str:
-        """What it was made with, and what it shows."""
-        return (
-            f"{made_with(self.environment, self.date)}\n"
-            "How mean, norms and variance would be found. Nothing was measured; MFLOP are those of "
-            "a matrix\nproduct that would take as long."
-        )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
-        plans = [{"name": x.name, "title": x.title, **x.plan.to_dict()} for x in self.parts]
-        rest = {"config": self.config, "environment": self.environment, "date": self.date}
-        return {"command": "bench", **rest, "plans": plans}
-
-    def __str__(self):
-        return "\n\n".join([self.head, *map(str, self.parts)])
+PLANS = Kind("plans", _about, _plain)
 
 
 def planned(work: Workload) -> Planned:

@@ -12,6 +12,7 @@ from .config import BenchConfig
 
 _WIDTH = 100
 _WIDTH_WITH_TARGETS = 120
+_TINY = "Tiny sizes (--quick): that it runs is all that this shows."
 # How a figure above its target is marked.
 _MARKS = {"time": "t", "memory": "m", "compile": "c"}
 
@@ -158,13 +159,61 @@ class Report:
             f"{config['rounds']} rounds, calls interleaved."
         )
         if config["quick"]:
-            what += "\nTiny sizes (--quick): that it runs is all that this shows."
+            what += f"\n{_TINY}"
         if asked.has_targets and set(asked.names) & targets.TARGETS.keys():
             what += (
                 f"\nTargets are for 2 cores. Above: t, a time by more than {targets.NOISE}; m, "
                 f"memory; c, compiling, of target {targets.COMPILE:g}."
             )
         return f"{made_with(self.environment, self.date)}\n{what}"
+
+
+class Kind(NamedTuple):
+    """A kind of result that is no `Report`.
+
+    Attributes:
+      name: of its parts in JSON.
+      about: config -> what the tables show, in some lines.
+      plain: a part -> its entries in JSON.
+    """
+
+    name: str
+    about: Callable[[dict[str, Any]], str]
+    plain: Callable[[Any], list[dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """A result of some kind; `str(tables)` is its tables, one for each part.
+
+    Attributes:
+      config, environment, date: as of a `Report`.
+      kind: what the parts are.
+      parts: each has `str`.
+    """
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    date: str
+    kind: Kind
+    parts: tuple[Any, ...] = ()
+
+    @property
+    def head(self) -> str:
+        """What it was made with, and what it shows."""
+        what = self.kind.about(self.config)
+        if self.config["quick"] and not self.config["plan"]:
+            what += f"\n{_TINY}"
+        return f"{made_with(self.environment, self.date)}\n{what}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe, with every ratio of every round."""
+        entries = [entry for part in self.parts for entry in self.kind.plain(part)]
+        rest = {"config": self.config, "environment": self.environment, "date": self.date}
+        return {"command": "bench", **rest, self.kind.name: entries}
+
+    def __str__(self):
+        return "\n\n".join([self.head, *map(str, self.parts)])
 
 
 def made_with(environment: dict[str, Any], date: str) -> str:

@@ -18,7 +18,7 @@ from ..noise import track, tracked, tracker
 from ..per_example import SquaredNorms
 from ..training import init_state, make_step
 from . import clock
-from .result import Spread, made_with
+from .result import Kind, Spread
 from .workloads import Workload
 
 MICRO_BATCHES = 4
@@ -247,40 +247,19 @@ def tracking(
     return Tracking(work.name, work.title, work.examples, work.parameters, rows)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trackings:
-    """What tracking costs on several workloads; `str(trackings)` is their tables.
+def _about(config):
+    return (
+        "A training step (gradient, adam, update) that tracks the noise scale, as a multiple of "
+        f"one that\ndoes not: medians of {config['rounds']} rounds, calls interleaved. Each "
+        "micro-batch has B examples."
+    )
 
-    Attributes:
-      config, environment, date: as of a `Report`.
-      parts: one for each workload.
-    """
 
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    date: str
-    parts: tuple[Tracking, ...]
+def _plain(part):
+    return [{**part._asdict(), "rows": [_row(row) for row in part.rows]}]
 
-    @property
-    def head(self) -> str:
-        """What it was made with, and what it shows."""
-        what = (
-            "A training step (gradient, adam, update) that tracks the noise scale, as a multiple "
-            "of one that\ndoes not: medians of "
-            f"{self.config['rounds']} rounds, calls interleaved. Each micro-batch has B examples."
-        )
-        if self.config["quick"]:
-            what += "\nTiny sizes (--quick): that it runs is all that this shows."
-        return f"{made_with(self.environment, self.date)}\n{what}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe, with every ratio of every round."""
-        found = [{**x._asdict(), "rows": [_row(row) for row in x.rows]} for x in self.parts]
-        rest = {"config": self.config, "environment": self.environment, "date": self.date}
-        return {"command": "bench", **rest, "tracking": found}
-
-    def __str__(self):
-        return "\n\n".join([self.head, *map(str, self.parts)])
+TRACKING = Kind("tracking", _about, _plain)
 
 
 def _row(row: Overhead) -> dict[str, Any]:

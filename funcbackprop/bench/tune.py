@@ -5,10 +5,9 @@ the least time. All programs are timed in the same rounds. Constants are set whi
 traced, and put back: nothing is changed. To tune another: a row in `_RATIOS` or `_CHOICES`.
 """
 
-import dataclasses
 import textwrap
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from .. import tables
 from ..per_example import costs
 from . import cases, clock
 from .cases import Convolution, Product
-from .result import Spread, made_with
+from .result import Kind, Spread
 
 # A candidate takes the place of the constant in use if it takes this much less time.
 _NOISE = 0.05
@@ -197,41 +196,20 @@ def _range(quartiles) -> str:
     return " to ".join(map(tables.number, quartiles)) if quartiles else tables.NO_VALUE
 
 
-@dataclasses.dataclass(frozen=True)
-class Constants:
-    """What this machine would choose; `str(constants)` is a table.
+def _about(config):
+    return (
+        "Constants of funcbackprop/per_example/costs.py: FLOPs of a large product that take as "
+        f"long, or the\nbest of some candidates, {config['rounds']} rounds, interleaved; the one "
+        f"in use, if it is within {tables.percent(_NOISE)}.\nThis only measures: every constant "
+        "keeps its value."
+    )
 
-    Attributes:
-      config, environment, date: as of a `Report`.
-      parts: one table.
-    """
 
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    date: str
-    parts: tuple[Table, ...]
+def _plain(part):
+    return [constant._asdict() for constant in part.constants]
 
-    @property
-    def head(self) -> str:
-        """What it was made with, and what it shows."""
-        what = (
-            "Constants of funcbackprop/per_example/costs.py: FLOPs of a large product that take as "
-            f"long, or the\nbest of some candidates, {self.config['rounds']} rounds, interleaved; "
-            "the one in use, if it is within "
-            f"{tables.percent(_NOISE)}.\nThis only measures: every constant keeps its value."
-        )
-        if self.config["quick"]:
-            what += "\nTiny sizes (--quick): that it runs is all that this shows."
-        return f"{made_with(self.environment, self.date)}\n{what}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
-        found = [c._asdict() for table in self.parts for c in table.constants]
-        rest = {"config": self.config, "environment": self.environment, "date": self.date}
-        return {"command": "bench", **rest, "constants": found}
-
-    def __str__(self):
-        return "\n\n".join([self.head, *map(str, self.parts)])
+CONSTANTS = Kind("constants", _about, _plain)
 
 
 # --- measuring ------------------------------------------------------------------------------------

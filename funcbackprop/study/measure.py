@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from ..check import GradientCheck, LeafCheck
@@ -19,6 +19,7 @@ from ..per_example import Mean, Variance, gradient_statistics
 from ..training import (
     TrainState,
     effect_of_next_update,
+    everywhere,
     on_this_device,
     shard_batch,
     sharpness_against_threshold,
@@ -63,7 +64,7 @@ class Evaluation:
         self._key = jax.random.key(seed)
         self._mesh = mesh
         evaluate = jax.vmap(_evaluator(problem), in_axes=(None, 0, 0))
-        self._evaluate = jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._evaluate = jax.jit(evaluate, out_shardings=everywhere(mesh))
 
     def __call__(self, params) -> dict[str, dict[str, float]]:
         return {name: self._mean(params, *data) for name, data in self._sets.items()}
@@ -110,7 +111,7 @@ class Noise:
             problem.loss, stats, has_aux=problem.has_aux, memory_limit=_MEMORY_LIMIT
         )
         self._measure = jax.jit(
-            lambda *given: statistics(*given)[1], out_shardings=NamedSharding(mesh, PartitionSpec())
+            lambda *given: statistics(*given)[1], out_shardings=everywhere(mesh)
         )
 
     def __call__(self, params) -> dict[str, Any]:

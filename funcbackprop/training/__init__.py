@@ -2,7 +2,7 @@
 
 from .checkpoints import Checkpoints
 from .data import Batches, Dataset, batches, digits, from_function, load, load_npz, load_text
-from .devices import device_mesh, on_this_device, replicate, shard_batch, shard_batches
+from .devices import device_mesh, everywhere, on_this_device, replicate, shard_batch, shard_batches
 from .fit import NonFiniteLoss, fit
 from .hooks import (
     Measurement,
@@ -26,6 +26,7 @@ __all__ = [
     "device_mesh",
     "digits",
     "effect_of_next_update",
+    "everywhere",
     "fit",
     "from_function",
     "init_state",

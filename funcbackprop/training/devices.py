@@ -38,8 +38,16 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     >>> state["w"].is_fully_replicated
     True
     """
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: _laid_out(x, sharding), tree)
+    return jax.tree.map(lambda x: _laid_out(x, everywhere(mesh)), tree)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that is whole on every device.
+
+    >>> everywhere(device_mesh()).is_fully_replicated
+    True
+    """
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def shard_batch(batch: chex.ArrayTree, weights: Any, mesh: Mesh) -> tuple[Any, chex.Array | None]:
