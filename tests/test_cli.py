@@ -87,7 +87,19 @@ def test_study_of_every_model(model, tmp_path, small_text, capsys):
             assert total["S"] == pytest.approx(sum(x["S"] for x in layers), rel=1e-4)
             assert total["batch_variance"] == pytest.approx(total["S"] / 8)
             assert set(row["metrics"]) == {"train", "test"}
+    effects = [r for r in rows if r["kind"] == "update_effect"]
+    assert [r["step"] for r in effects] == [0, 1, 4]
+    for row in effects:
+        layers = [x["value"] for x in row["first_order_by_layer"].values()]
+        assert row["first_order"]["value"] == pytest.approx(sum(layers), rel=1e-3, abs=1e-6)
+        assert abs(row["error"]["value"]) < 0.5 * abs(row["first_order"]["value"])
+    sharp = [r for r in rows if r["kind"] == "sharpness"]
+    assert [r["status"] == "ok" for r in sharp] == [False, True, True]  # Adam has taken no step
+    assert all(r["threshold"] == pytest.approx(38 / 1e-3) for r in sharp)
     assert summary(folder)["outcome"] == "completed"
+    cost = summary(folder)["cost"]
+    assert cost["seconds_of_update"] > 0
+    assert cost["measurements"]["sharpness"]["times"] == 3
     assert str(folder / "report.html") in capsys.readouterr().out
 
 
