@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_cases import CASES, example_input, parameters
 
 import funcbackprop as fb
 
@@ -114,3 +115,108 @@ def test_errors():
         fb.responsibility(lambda w, x: w["in"] @ x, params(), X)
     with pytest.raises(ValueError, match="`responsibility`: `updates` must have the structure"):
         fb.responsibility(net, params(), X, updates={"in": np.ones((2, 2))})
+
+
+def drawn(figure):
+    """The lines by kind, and all texts, of a figure of units."""
+    (ax,) = figure.axes
+    kinds = [line.get_gid() for line in ax.lines]
+    return kinds, [text.get_text() for text in ax.texts]
+
+
+def test_the_picture_of_the_textbook_net():
+    found = fb.responsibility(net, params(), X, target=1.0)
+    kinds, texts = drawn(found.plot())
+    assert sorted(kinds) == ["path"] + 6 * ["strong"]
+    for text in (
+        "Prediction 0.8, target 1, loss 0.02",
+        "0.66",
+        "0.6",
+        "0.8",
+        "target 1",
+        "layer 1",
+    ):
+        assert text in texts
+    weights = [text for text in texts if "d loss" in text and " = " in text]
+    assert len(weights) == 6
+    assert "out[0] = 0.8\nd loss -0.133  ·  37 %" in weights
+    (legend,) = [ax.get_legend() for ax in found.plot().axes]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [
+        "raising the weight lowers the loss",
+        "strongest path: largest product of shares",
+    ]
+    colors = {line.get_color() for line in found.plot().axes[0].lines if line.get_gid() == "strong"}
+    assert len(colors) == 1
+    assert len(set(map(tuple, centers(found.plot())))) == 5
+
+
+def centers(figure):
+    return [patch.center for patch in figure.axes[0].patches]
+
+
+def test_the_line_of_a_weight_is_as_wide_as_its_share():
+    found = fb.responsibility(net, params(), X, target=1.0)
+    lines = [line for line in found.plot().axes[0].lines if line.get_gid() == "strong"]
+    widths = sorted(line.get_linewidth() for line in lines)
+    shares = np.sort(np.concatenate([x.ravel() for x in found.shares.values()]))
+    np.testing.assert_allclose(np.diff(widths) / np.diff(shares), 6.5 / shares.max(), rtol=1e-6)
+
+
+def test_of_a_large_net_the_strongest_are_drawn():
+    rng = np.random.default_rng(0)
+    w = {"in": rng.normal(size=(30, 40)), "b": rng.normal(size=30), "out": rng.normal(size=(5, 30))}
+    w = jax.tree.map(jnp.float32, w)
+
+    def predict(w, x):
+        return (w["out"] @ jnp.tanh(w["in"] @ x + w["b"]))[2]
+
+    found = fb.responsibility(predict, w, rng.normal(size=40))
+    kinds, texts = drawn(found.plot(k=7, title="a net"))
+    best = [line.split("  ")[0] for line in found.top(7).splitlines()[2:]]
+    listed = [text for text in texts if text.startswith(("in[", "out[", "b["))]
+    assert listed[:7] == [name.replace("params['", "").replace("']", "") for name in best]
+    assert kinds.count("path") == 1
+    assert kinds.count("weak") == 0  # 1350 edges are too many
+    assert "a net" in texts
+    assert any(text.endswith("more") for text in texts)
+    assert "raising the weight raises the prediction" in legend_texts(found.plot(k=7))
+
+
+def legend_texts(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_the_picture_of_what_is_no_chain():
+    case = CASES["transformer"]
+    w = jax.tree.map(jnp.asarray, parameters(case))
+    predict = lambda w, x: case.model.apply(w, x)[-1, 3]  # noqa: E731
+    found = fb.responsibility(jax.jit(predict), w, example_input(case), target=1.0)
+    _, texts = drawn(found.plot())
+    for name in ("embed", "blocks.attention.q", "blocks.mlp_out", "head", "input"):
+        assert name in texts
+    assert texts.index("blocks.attention.q") < texts.index("blocks.mlp_out")
+    assert any(text.startswith("Blue weight: raising it lowers the loss") for text in texts)
+    assert any("next round" in text for text in texts)
+
+
+def test_what_cannot_be_followed_is_still_shown():
+    w = {
+        "a": jnp.array([0.3, 0.4]),
+        "b": jnp.array([[1.0, 0.5], [0.2, 2.0]]),
+        "unused": jnp.ones(2),
+    }
+    found = fb.responsibility(lambda w, x: jnp.linalg.det(w["b"]) * w["a"][0] * x, w, 2.0)
+    _, texts = drawn(found.plot())
+    assert any("a" in text.split(", ") for text in texts)
+    assert any("b" in text.split(", ") for text in texts)
+    assert any(text.endswith("Without influence: unused.") for text in texts)
+    constant = fb.responsibility(lambda w, x: 0 * w["a"][0] + x, w, 2.0)
+    assert "prediction 2" in drawn(constant.plot())[1]
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True, None])
+def test_a_wrong_number_of_weights(k):
+    found = fb.responsibility(net, params(), X, target=1.0)
+    with pytest.raises(ValueError, match=r"`Responsibility\.plot`: `k` is how many .* got"):
+        found.plot(k)

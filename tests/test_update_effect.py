@@ -165,6 +165,39 @@ def test_what_it_says():
     assert "below the rounding" in str(fb.update_effect(loss, params, tiny, batch))
 
 
+def test_the_figure():
+    params, updates, batch = jax.tree.map(jnp.float32, problem())
+    weights = np.array([1, 2, 0, 1, 0.5, 1, 3, 1, 1, 0, 1, 2])
+    found = quick(lambda *x: fb.update_effect(loss, *x, weights))(params, updates, batch)
+    figure = found.plot(title="a step")
+    left, right = figure.axes
+    assert left.get_title(loc="left") == "a step"
+    assert len(figure.legends) == 1
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    falls = float(found.share_helped.value)
+    assert f"loss falls: {100 * falls:.2g} % of the examples" in names
+    assert {"actual = predicted", "actual", "first order ⟨G, u⟩", "curvature u'Hu/2"} <= set(names)
+    points = [line for line in left.lines if line.get_label().startswith("loss ")]
+    drawn = np.sort(np.concatenate([line.get_ydata() for line in points]))
+    np.testing.assert_allclose(drawn, np.sort(found.of_examples["actual"][weights > 0]))
+    ticks = [tick.get_text() for tick in right.get_yticklabels()]
+    assert ticks[0] == "all leaves"
+    assert sorted(ticks[1:]) == ["params['b']", "params['w']"]
+    (actual,) = [line for line in right.lines if line.get_label() == "actual"]
+    np.testing.assert_allclose(actual.get_xdata(), [found.actual.value], rtol=1e-6)
+
+
+def test_of_many_leaves_the_largest_are_drawn():
+    params = {f"w{k}": jnp.float32(1.0) for k in range(30)}
+    updates = {f"w{k}": jnp.float32(k + 1.0) for k in range(30)}
+    total = lambda p, x: x * sum(jax.tree.leaves(p))  # noqa: E731
+    found = quick(lambda *x: fb.update_effect(total, *x))(params, updates, jnp.ones(3))
+    figure = found.plot()
+    ticks = [tick.get_text() for tick in figure.axes[1].get_yticklabels()]
+    assert ticks == ["all leaves", *(f"params['w{k}']" for k in range(29, 9, -1))]
+    assert "10 smaller leaves are not shown" in figure.axes[1].get_xlabel()
+
+
 def test_errors():
     params, updates, batch = problem()
     with pytest.raises(ValueError, match="`update_effect`: `updates` must have the structure"):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chex
 import jax
@@ -14,11 +14,16 @@ from scipy import optimize
 from .. import losses, tables
 from ..contract import batch_size, checked_weights, differentiable, leaf_names, same_structure
 from ..files import json_safe
+from ..graph import Network, UnsupportedPrimitive, network
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WIDTH = 130
 # How far a weight is followed beyond the first-order change, as multiples of it, to the other side
 # too; and how many points are looked at for a sign change.
 _REACH, _POINTS = 16.0, 129
+_SMALL = 100  # up to this many weights the values of the units are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Responsibility:
     of_step: dict[str, np.ndarray] | None
     values: dict[str, np.ndarray]
     _predict_with: Callable = dataclasses.field(repr=False)
+    _network: Callable[[], Network] = dataclasses.field(repr=False)
 
     @property
     def shares(self) -> dict[str, np.ndarray]:
@@ -121,6 +127,33 @@ class Responsibility:
         first = gap / slope
         off = lambda change: self._predict_with(path, index, change) - self.target  # noqa: E731
         return first, _root(off, first)
+
+    def plot(self, k: int = 12, title: str | None = None) -> "Figure":
+        """A picture of the network with its strongest weights, from the input to the prediction.
+
+        Where the matrices form a chain (multilayer perceptrons, convolutional nets, with any
+        normalisation between): units as columns, weights as lines. The width is the share, the
+        colour whether raising the weight raises or lowers the loss (the prediction, without a
+        target). A line between channels stands for the sum over the kernel. In large layers only
+        the units at the strongest weights are shown. The strongest path from an input to the
+        prediction is the one whose product of shares is largest, one weight from each layer.
+
+        Otherwise (residual connections, attention, recurrence, tied weights): the modules in the
+        order of the program, with arrows for what each reads, their shares, and the strongest
+        weight of each.
+
+        Args:
+          k: how many weights are the strongest, biases and gains counted.
+          title: of the figure; by default prediction, target and loss.
+
+        Raises:
+          ValueError: `k` is no positive integer.
+
+        Cost: `predict` is traced once and, for the values in small nets, run once without jit.
+        """
+        from .picture import draw
+
+        return draw(self, self._network, k, title)
 
     def _largest(self, count):
         found = [
@@ -235,7 +268,18 @@ def responsibility(
         of_step=None if of_step is None else _arrays(of_step),
         values=_arrays(kept),
         _predict_with=functools.partial(_moved, jax.jit(predicted), kept),
+        _network=functools.partial(_wired, predict, join, kept, batch[0], weights is None),
     )
+
+
+def _wired(predict, join, params, batch, single) -> Network:
+    """The layers of `predict`; nothing is told if its program cannot be followed."""
+    x = jax.tree.map(lambda a: a[0], batch)
+    values = single and sum(map(jnp.size, jax.tree.leaves(params))) <= _SMALL
+    try:
+        return network(lambda p, e: predict(join(p), e), params, x, values=values)
+    except UnsupportedPrimitive:
+        return Network([], frozenset())
 
 
 def _one(x):

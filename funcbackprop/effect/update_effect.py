@@ -1,7 +1,7 @@
 """What an update does to the loss: first order, curvature, and the actual change, with errors."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import chex
 import jax
@@ -11,12 +11,16 @@ from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path
 
 from .. import tables
 from ..contract import Loss, layer_groups, wide
-from ..noise.estimate import Estimate
+from ..noise.estimate import LEVEL, Estimate
 from ..noise.show import is_traced, to_dict
 from .terms import Terms, mean, rounding, terms, total
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _WIDTH = 110
 _SHOWN = 5
+_LONGEST_NAME = 34  # of a leaf, beside the axis of a figure
 
 
 class UpdateEffect(NamedTuple):
@@ -62,6 +66,29 @@ class UpdateEffect(NamedTuple):
         columns = {k: np.asarray(x) for k, x in self.of_examples.items()}
         cells = [[i, *(float(x[i]) for x in columns.values())] for i in chosen]
         return tables.text(cells, ["example", *map(_words, columns)], None, _WIDTH)
+
+    def plot(self, title: str | None = None) -> "Figure":
+        """Predicted against actual change of each example, and the terms by leaf with intervals.
+
+        Of many leaves those with the largest terms are shown, up to 20.
+
+        Args:
+          title: of the left panel.
+        """
+        from ..figures.update import effect_of_update
+
+        result = self.to_dict()
+        names = list(result["first_order_by_leaf"])
+        short = tables.labels(names, _LONGEST_NAME)
+        for term in ("first_order_by_leaf", "curvature_by_leaf"):
+            result[term] = {s: result[term][name] for s, name in zip(short, names, strict=True)}
+        weights, actual = (np.asarray(x) for x in (self.weights, self.of_examples["actual"]))
+        cases = {"falls": actual < 0, "rises": actual > 0, "stays": actual == 0}
+        told = {
+            case: tables.percent(float(np.sum(weights[holds]) / np.sum(weights)))
+            for case, holds in cases.items()
+        }
+        return effect_of_update({**result, "level": LEVEL, "told": told}, title)
 
     def to_dict(self) -> dict:
         """JSON-safe."""

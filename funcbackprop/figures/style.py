@@ -28,6 +28,7 @@ PALETTE = (
     "#000000",
 )
 MARKERS = "os^Dvp<*"
+GOOD, HARM = PALETTE[0], PALETTE[1]
 
 LEVEL = {"color": "#333333", "linestyle": (0, (5, 3)), "linewidth": 1.3}
 HOLLOW: dict[str, Any] = {
@@ -101,6 +102,22 @@ def panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
     return figure, list(axes.flat)
+
+
+def text_width(text: str, size: float) -> float:
+    """The width of a line of text in inches, about."""
+    return len(text) * 0.6 * size / 72
+
+
+def canvas(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """A figure to draw on freely: its coordinates are inches, from the lower left corner."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(0, height))
+    ax.axis("off")
+    return figure, ax
 
 
 def save(figure: "Figure", path: str | os.PathLike) -> Path:

@@ -15,6 +15,8 @@ from .evaluate import (
     wide_dtype,
     widen,
 )
+from .follow import Use
+from .network import Network, network
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import explicit_rows, is_concrete, to_varying, varying_axes
 
@@ -25,9 +27,11 @@ __all__ = [
     "Call",
     "Equation",
     "Literal",
+    "Network",
     "Program",
     "Source",
     "UnsupportedPrimitive",
+    "Use",
     "Variable",
     "bind",
     "evaluate",
@@ -36,6 +40,7 @@ __all__ = [
     "is_concrete",
     "is_key",
     "local_vjp",
+    "network",
     "recorded",
     "stack",
     "to_numpy",
