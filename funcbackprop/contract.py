@@ -286,19 +286,24 @@ def scalar_loss(loss: Loss, has_aux: bool, caller: str) -> Callable:
     return checked
 
 
-def without_padding(batch: chex.ArrayTree, weights: chex.Array) -> chex.ArrayTree:
-    """`batch` with every row of weight 0 replaced by the first row of positive weight.
+def without_padding(
+    batch: chex.ArrayTree, weights: chex.Array, row: chex.ArrayTree | None = None
+) -> chex.ArrayTree:
+    """`batch` with every row of weight 0 replaced by `row`, or by its own `first_row`.
 
     NaN or inf in padding then never enters a product, forward or backward (0 x NaN is NaN).
     """
+    row = first_row(batch, weights) if row is None else row
     keep = weights > 0
-    first = jnp.argmax(keep)
+    fill = lambda x, r: jnp.where(rows(keep, jnp.asarray(x)), x, r)  # noqa: E731
+    return jax.tree.map(fill, batch, row)
 
-    def fill(x):
-        x = jnp.asarray(x)
-        return jnp.where(rows(keep, x), x, jax.lax.dynamic_index_in_dim(x, first, 0))
 
-    return jax.tree.map(fill, batch)
+def first_row(batch: chex.ArrayTree, weights: chex.Array) -> chex.ArrayTree:
+    """The first row of positive weight, with its axis kept."""
+    first = jnp.argmax(weights > 0)[None]
+    # A gather: of a sharded batch one row is sent, where a slice would send them all.
+    return jax.tree.map(lambda x: jnp.asarray(x).at[first].get(mode="promise_in_bounds"), batch)
 
 
 def prepared(params, batch, weights, caller: str) -> tuple:
@@ -344,9 +349,11 @@ def rows(values: chex.Array, like: chex.Array) -> chex.Array:
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
-def leaf_names(tree: chex.ArrayTree, root: str = "params") -> list[str]:
+def leaf_names(
+    tree: Any, root: str = "params", is_leaf: Callable[[Any], bool] | None = None
+) -> list[str]:
     """Paths of the leaves as a user would write them: `params['layers'][0]['w']`."""
-    return [root + keystr(path) for path, _ in tree_leaves_with_path(tree)]
+    return [root + keystr(path) for path, _ in tree_leaves_with_path(tree, is_leaf)]
 
 
 def layer_groups(params, groups: Callable[[str], str] | None = None) -> dict[str, list[str]]:

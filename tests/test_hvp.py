@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from compiled import quick
 
+import funcbackprop as fb
 from funcbackprop.curvature import hvp
 
 # Two derivatives in float64, against a dense Hessian: the issue asks for 1e-10.
@@ -52,6 +53,54 @@ def test_dense_hessian(x64, weighted):
     chex.assert_trees_all_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("chunk", [1, 3, 4, 6])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_chunks(x64, chunk, weighted):
+    """Chunks without an example of positive weight, and a last one that is not full."""
+    params, batch, vector = problem()
+    w = np.array([0.0, 0.0, 0.0, 2.0, 1.0, 0.0, 0.3]) if weighted else None
+    if weighted:
+        batch = (batch[0].at[jnp.array([0, 1, 5])].set(jnp.nan), batch[1].at[2].set(jnp.inf))
+    found = quick(lambda *x: hvp(example_loss, *x, weights=w, chunk_size=chunk))
+    expected = dense(example_loss, params, batch, vector, np.ones(7) if w is None else w)
+    found = found(params, batch, vector)
+    chex.assert_trees_all_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_chunks_of_examples_with_keys(x64):
+    batch = fb.attach_keys(jnp.arange(5.0), jax.random.key(1))
+    loss = lambda w, e: jnp.sum(jax.random.normal(e[1], (2,)) * w**3) * e[0]  # noqa: E731
+    call = lambda chunk: quick(  # noqa: E731
+        lambda w, b: hvp(loss, w, b, w, weights=jnp.array([1.0, 0, 2, 1, 0]), chunk_size=chunk)
+    )(jnp.array([1.0, 2.0]), batch)
+    np.testing.assert_allclose(call(2), call(None), rtol=TOLERANCE)
+
+
+def test_chunks_in_half_precision_are_added_in_single():
+    """256 equal parts: bfloat16 would stop adding at 2^-8 of the sum."""
+    loss = lambda w, x: jnp.sum(w**2) * x  # noqa: E731
+    w = jnp.ones(2, jnp.bfloat16)
+    found = hvp(loss, w, jnp.ones(1024, jnp.bfloat16), w, chunk_size=1)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(found), 2, rtol=1e-2)
+
+
+def test_memory_of_chunks_does_not_grow():
+    """A float32 weight of each example is kept, and no more."""
+    loss = lambda w, x: jnp.sum(jnp.tanh(w @ x) ** 2)  # noqa: E731
+    w = jnp.ones((32, 8))
+
+    def temporaries(examples, chunk):
+        call = quick(lambda w, x: hvp(loss, w, x, w, weights=x[:, 0], chunk_size=chunk))
+        given = jax.ShapeDtypeStruct((examples, 8), jnp.float32)
+        return call.lower(w, given).compile().memory_analysis().temp_size_in_bytes
+
+    grown = lambda chunk: (temporaries(2010, chunk) - temporaries(510, chunk)) / 1500  # noqa: E731
+    assert grown(64) <= 16
+    assert grown(None) > 4 * 32
+
+
 def test_linear_regression_by_formula(x64):
     x = np.random.default_rng(1).normal(size=(6, 4))
     v = np.arange(4.0)
@@ -92,6 +141,8 @@ def test_a_custom_vjp_that_forbids_forward_mode(x64):
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(gradient, (w,), (v,))
     found = quick(lambda w, v: hvp(loss, w, jnp.array([1.0, 3.0]), v))(w, v)
+    chunked = quick(lambda w, v: hvp(loss, w, jnp.array([1.0, 3.0]), v, chunk_size=1))(w, v)
+    chex.assert_trees_all_close(chunked, found, rtol=TOLERANCE)
     a, b = np.array([2.0, -1.0]), 0.5
     x = 2.0
     expected_a = x * (6 * a * b * np.array([1, 3]) + 3 * a**2 * 2)
@@ -147,6 +198,12 @@ def test_errors(name):
     vector, message = ERRORS[name]
     with pytest.raises(ValueError, match=message):
         hvp(lambda w, x: jnp.sum(w) * x, jnp.ones(2), jnp.ones(3), vector)
+
+
+@pytest.mark.parametrize("size", [0, 2.0, True])
+def test_the_size_of_a_chunk_is_a_count(size):
+    with pytest.raises(ValueError, match="`hvp`: `chunk_size` expected an integer of at least 1"):
+        hvp(lambda w, x: jnp.sum(w) * x, jnp.ones(2), jnp.ones(3), jnp.ones(2), chunk_size=size)
 
 
 def test_a_loss_of_a_batch_is_refused():

@@ -32,6 +32,7 @@ RANKS = {
     "models": 1,
     "losses": 1,
     "contract": 1,
+    "results": 1,
     "graph": 0,
     "tables": 0,
     "figures": 0,

@@ -109,6 +109,22 @@ def test_statistics_training_and_tracking(processes):
         assert difference < 1e-6, what
 
 
+@pytest.mark.parametrize(
+    "only", [("products",), pytest.param((), marks=pytest.mark.full)], ids=["products", "all"]
+)
+def test_curvature(only):
+    (run,) = ended(Started(HERE / "curvature_on_devices.py", *only, devices=8), seconds=400)
+    assert run[0] == 0, run[2]
+    answers = json.loads(run[1].splitlines()[-1])
+    assert len(answers["differences"]) == (6 if only else 13)
+    for what, difference in answers["differences"].items():
+        assert difference < (1e-6 if "product" in what else 1e-5), what
+    for what, found in answers["communication"].items():
+        assert found["in the loop"] == [], what
+        assert found["bytes"] < 2.5, what
+    assert only or answers["parted"]
+
+
 def test_train_on_eight_devices(tmp_path):
     """Ten examples on eight devices: six of weight 0 are added."""
     one = ["--steps", "12", "--out", str(tmp_path / "one")]

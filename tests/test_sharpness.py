@@ -12,9 +12,9 @@ from compiled import quick
 from hessians import dense, network, quadratic, quadratic_params, symmetric
 
 from funcbackprop.curvature import preconditioner_of, sharpness, stability_threshold
-from funcbackprop.curvature.flat import coordinates
 from funcbackprop.curvature.lanczos import ritz, run
 from funcbackprop.curvature.sharpness import _upper
+from funcbackprop.curvature.vectors import space_of
 
 EXACT = 1e-8
 
@@ -74,13 +74,13 @@ SPECTRA = {
 def test_coverage_of_the_upper_bound(x64, name, steps):
     """Of 2000 starts; with |c| exactly at its quantile 10 % would miss at steps=1 alone."""
     spectrum = jnp.asarray(SPECTRA[name])
-    known = coordinates(spectrum, "start", "test")
+    known = space_of(spectrum, "start", "test")
 
     def one(key):
         start = jax.random.normal(key, spectrum.shape)
-        found = run(lambda v: spectrum * v, start, steps, known)
+        found = run(lambda v: [spectrum * v[0]], [start], steps, known)
         values = ritz(found)
-        upper = _upper(found, values, 0.9)
+        upper = _upper(found, values, known.size, 0.9)
         return values.values[found.steps_taken - 1], upper
 
     lower, upper = quick(jax.vmap(one))(jax.random.split(jax.random.key(3), 2000))

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from compiled import quick
 from hessians import dense, network, quadratic, quadratic_params, symmetric
 
-from funcbackprop.curvature import spectral_density, trace
+from funcbackprop.curvature import sharpness, spectral_density, trace
 
 EXACT = 1e-8
 METHODS = ("hutchinson", "hutch++")
@@ -43,6 +44,21 @@ def test_unbiased(x64, method):
     spread = np.std(found.value, ddof=1)
     assert abs(np.mean(found.value) - np.trace(A)) < 4 * spread / np.sqrt(4000)
     np.testing.assert_allclose(np.mean(found.standard_error**2), spread**2, rtol=0.1)
+
+
+def test_chunks_give_the_same(x64):
+    loss, params, batch, w = network()
+
+    def all_of(params, batch, chunk):
+        given = {"weights": w, "chunk_size": chunk}
+        return (
+            sharpness(loss, params, batch, steps=6, **given)._replace(vector=None),
+            trace(loss, params, batch, samples=6, method="hutch++", **given),
+            spectral_density(loss, params, batch, steps=4, samples=2, **given),
+        )
+
+    found, expected = (quick(all_of, static_argnums=2)(params, batch, c) for c in (5, None))
+    chex.assert_trees_all_close(found, expected, rtol=EXACT, atol=EXACT)
 
 
 def test_hutch_plus_plus_is_exact_for_low_rank(x64):

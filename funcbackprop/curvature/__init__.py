@@ -5,8 +5,8 @@ from .hvp import hvp
 from .lanczos import Lanczos, lanczos
 from .preconditioner import preconditioner_of
 from .sharpness import Sharpness, sharpness
-from .show import STATUS
 from .stability import stability_threshold
+from .status import STATUS
 from .trace import Trace, trace
 
 __all__ = [

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ..contract import Loss
-from . import show
-from .flat import checked_count, flat_hessian, seeded, sign_vector
+from .arguments import WHOLE, checked_count, on_mesh, seeded
 from .lanczos import ritz, run
+from .status import KNOWN
+from .vectors import hessian_on_vectors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,11 +45,11 @@ class SpectralDensity(NamedTuple):
 
     def explain(self) -> str:
         """What the status means, as a sentence (on the host)."""
-        return show.explain(self.status)
+        return KNOWN.sentences(self.status)
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return KNOWN.to_dict(self)
 
     def plot(self) -> "Figure":
         """The density over the eigenvalues, with a logarithmic axis of density."""
@@ -57,7 +58,7 @@ class SpectralDensity(NamedTuple):
         return spectral_density(self.to_dict())
 
     def __str__(self):
-        return show.text(self)
+        return KNOWN.text(self)
 
 
 def spectral_density(
@@ -66,6 +67,7 @@ def spectral_density(
     batch: chex.ArrayTree,
     *,
     weights: Any = None,
+    chunk_size: int | None = None,
     steps: int = 40,
     samples: int = 4,
     key: chex.PRNGKey | None = None,
@@ -83,6 +85,7 @@ def spectral_density(
       params: a tree; integers, booleans and random keys in it are not differentiated.
       batch: a tree with a leading axis [B] on every leaf.
       weights: [B], relative importances; a row of weight 0 is padding.
+      chunk_size: examples that are worked on at a time, as in `hvp`; None is all of them.
       steps: k, at most P are taken.
       samples: random vectors.
       key: None is a fixed one.
@@ -95,9 +98,10 @@ def spectral_density(
     Raises:
       TypeError, ValueError: an argument has the wrong form.
 
-    Cost: samples k products with the Hessian, one after the other; memory k P.
+    Cost: samples k products with the Hessian, one after the other; memory 2 k P.
 
-    Source: Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019, arXiv:1901.10159.
+    Source: Ubaru, Chen and Saad 2017, Fast estimation of tr(f(A)) via stochastic Lanczos
+    quadrature; Ghorbani, Krishnan and Xiao 2019, arXiv:1901.10159.
 
     >>> import jax.numpy as jnp
     >>> loss = lambda w, x: 0.5 * jnp.sum(x * w**2)  # Hessian diag(x)
@@ -108,16 +112,22 @@ def spectral_density(
     steps = checked_count(steps, "steps", "spectral_density")
     samples = checked_count(samples, "samples", "spectral_density")
     _check_grid(grid)
-    _, known, multiply = flat_hessian(loss, params, batch, weights, "spectral_density")
 
+    def measured(params, batch, weights, key):
+        known = hessian_on_vectors(loss, params, batch, weights, chunk_size, "spectral_density")
+        return _estimate(*known[1:], steps, samples, key, grid, width)
+
+    return on_mesh(measured, SpectralDensity(*[WHOLE] * 6), params, batch, weights, seeded(key))
+
+
+def _estimate(known, multiply, steps, samples, key, grid, width) -> SpectralDensity:
     def one(key):
-        start = sign_vector(key, known)
-        found = ritz(run(multiply, start, min(steps, known.size), known))
+        found = ritz(run(multiply, known.signs(key), min(steps, known.size), known))
         largest = found.values[jnp.maximum(jnp.sum(found.valid) - 1, 0)]
         nodes = jnp.minimum(found.values, largest)
         return nodes, jnp.where(found.valid, found.vectors[0] ** 2, 0), found.finite
 
-    nodes, shares, finite = jax.lax.map(one, jax.random.split(seeded(key), samples))
+    nodes, shares, finite = jax.lax.map(one, jax.random.split(key, samples))
     finite = jnp.all(finite)
     nodes, shares = (jnp.where(finite, x, jnp.nan) for x in (nodes, shares / samples))
     low, high = jnp.min(nodes), jnp.max(nodes)
@@ -126,7 +136,8 @@ def spectral_density(
         grid = jnp.linspace(low - 4 * width, high + 4 * width, _POINTS)
     grid = jnp.asarray(grid, known.dtype)
     density = _density(grid, nodes.ravel(), shares.ravel(), width)
-    return SpectralDensity(nodes, shares, grid, density, width, show.status((~finite, 1)))
+    status = KNOWN.first_that_holds((~finite, "not finite"))
+    return SpectralDensity(nodes, shares, grid, density, width, status)
 
 
 def _check_grid(grid):

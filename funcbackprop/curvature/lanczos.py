@@ -1,41 +1,40 @@
 """The Lanczos process: a symmetric matrix on a Krylov space, from products alone."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from . import show
-from .flat import Coordinates, checked_count, coordinates
-
-# A new direction shorter than this many roundings of a product is rounding itself.
-BREAKDOWN = 50
+from ..contract import vary_like
+from .arguments import checked_count
+from .status import KNOWN
+from .vectors import BREAKDOWN, Space, Vector, dot, minus, norm, scaled, space_of, unit, without
 
 
 class Lanczos(NamedTuple):
-    """A tridiagonal matrix T = V A V', with rows of V the orthonormal basis.
+    """A tridiagonal matrix T = V A V', with the vectors of an orthonormal basis as rows of V.
 
     Attributes:
       alphas: [k], the diagonal of T. Units of A.
       betas: [k]; betas[j] stands beside alphas[j] and alphas[j + 1]. The one at `steps_taken` - 1
         is the norm of what A makes outside of the space. Units of A.
-      basis: [k, P], in the order of the leaves of `start`.
+      basis: V, a tree like `start` with an axis [k] before the others of every leaf.
       steps_taken: int32; less than k if the space is invariant. Rows from there on are zero.
     """
 
     alphas: jax.Array
     betas: jax.Array
-    basis: jax.Array
+    basis: Any
     steps_taken: jax.Array
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None. Without the basis."""
-        return show.to_dict(self, "basis")
+        return KNOWN.to_dict(self, "basis")
 
     def __str__(self):
-        return show.text(self, "basis")
+        return KNOWN.text(self, "basis")
 
 
 def lanczos(
@@ -57,7 +56,8 @@ def lanczos(
       TypeError: `start` holds complex numbers or integers.
       ValueError: `steps` is not a positive integer; `start` is empty.
 
-    Cost: k products, O(k^2 P) beside them, memory k P.
+    Cost: k products, O(k^2 P) beside them, memory 2 k P. Leaves of `start` that lie in parts on
+    several devices stay in parts, and so does the basis.
 
     Source: Lanczos 1950; Parlett 1998, The symmetric eigenvalue problem, chapter 13.
 
@@ -73,7 +73,7 @@ def lanczos(
                 "`lanczos`: `start` expected real floating-point arrays, got "
                 f"{jnp.result_type(leaf)}; pass real and imaginary parts as two leaves"
             )
-    known = coordinates(start, "start", "lanczos")
+    known = space_of(start, "start", "lanczos")
 
     def multiply(x):
         product = matvec(known.unpack(x))
@@ -84,38 +84,33 @@ def lanczos(
             )
         return known.pack(product)
 
-    return run(multiply, known.pack(start), steps, known)
+    found = run(multiply, known.pack(start), steps, known)
+    return found._replace(basis=jax.tree.unflatten(jax.tree.structure(start), found.basis))
 
 
-def run(multiply: Callable, start: jax.Array, steps: int, known: Coordinates) -> Lanczos:
-    """`lanczos` on vectors [P]."""
+def run(multiply: Callable, start: Vector, steps: int, known: Space) -> Lanczos:
+    """`lanczos` on vectors; the basis is one too, with rows before its axes."""
     rounding = BREAKDOWN * jnp.finfo(known.dtype).eps
 
     def step(carry, j):
         basis, v, size = carry
-        alive = jnp.any(v != 0)
-        basis = basis.at[j].set(v)
+        alive = dot(v, v) > 0
         product = multiply(v)
-        alpha = v @ product
-        rest = product - alpha * v
+        alpha = dot(v, product)
+        rest = minus(product, scaled(alpha, v))
         for _ in range(2):
-            rest = rest - (basis @ rest) @ basis
-        size = jnp.maximum(size, jnp.linalg.norm(product))
-        beta = jnp.linalg.norm(rest)
-        following = _unit(rest, beta, rounding * size)
-        return (basis, following, size), (alpha, beta, alive)
+            # Read before v is written to it, the basis is copied once, not three times.
+            rest = minus(without(basis, rest), scaled(dot(v, rest), v))
+        basis = [b.at[j].set(a) for b, a in zip(basis, v, strict=True)]
+        size = jnp.maximum(size, norm(product))
+        beta = norm(rest)
+        return (basis, unit(rest, beta, rounding * size), size), (alpha, beta, alive)
 
-    norm = jnp.linalg.norm(start)
-    basis = jnp.zeros((steps, known.size), known.dtype)
-    first = (basis, _unit(start, norm, 0), jnp.zeros((), known.dtype))
-    (basis, _, _), (alphas, betas, alive) = jax.lax.scan(step, first, jnp.arange(steps))
-    return Lanczos(alphas, betas, basis, jnp.sum(alive, dtype=jnp.int32))
-
-
-def _unit(x, norm, least):
-    """x/|x|; zero if it is no longer than `least`, or not finite."""
-    kept = (norm > least) & jnp.isfinite(norm)
-    return jnp.where(kept, x / jnp.where(kept, norm, 1), 0)
+    basis = [jnp.zeros((steps, *shape), known.dtype) for shape in known.shapes]
+    first: Any = basis, unit(start, norm(start), 0), jnp.zeros((), known.dtype)
+    first = vary_like(first, (start, known.like))
+    last, (alphas, betas, alive) = jax.lax.scan(step, first, jnp.arange(steps))
+    return Lanczos(alphas, betas, last[0], jnp.sum(alive, dtype=jnp.int32))
 
 
 def tridiagonal(found: Lanczos) -> jax.Array:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ..contract import Loss
-from . import show
-from .flat import checked_count, flat_hessian, seeded, sign_vector
+from .arguments import WHOLE, checked_count, on_mesh, seeded
+from .status import KNOWN
+from .vectors import dot, hessian_on_vectors, orthonormal, without
 
 METHODS = ("hutchinson", "hutch++")
 
@@ -30,14 +31,14 @@ class Trace(NamedTuple):
 
     def explain(self) -> str:
         """What the status means, as a sentence (on the host)."""
-        return show.explain(self.status)
+        return KNOWN.sentences(self.status)
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return KNOWN.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return KNOWN.text(self)
 
 
 def trace(
@@ -46,6 +47,7 @@ def trace(
     batch: chex.ArrayTree,
     *,
     weights: Any = None,
+    chunk_size: int | None = None,
     samples: int = 32,
     method: str = "hutchinson",
     key: chex.PRNGKey | None = None,
@@ -53,7 +55,7 @@ def trace(
     """tr(H), H the Hessian of the weighted mean loss, from `samples` products.
 
     Hutchinson: the mean of z' H z over vectors z of random signs. Hutch++ spends a third of the
-    products on a basis Q of H S for random signs S, a third on the exact tr(Q' H Q), and the rest
+    products on a basis Q of H S for normal random S, a third on the exact tr(Q' H Q), and the rest
     on Hutchinson for what is outside of Q: its error is much smaller where few eigenvalues
     dominate, and rounding if the rank is at most samples/3.
 
@@ -62,6 +64,7 @@ def trace(
       params: a tree; integers, booleans and random keys in it are not differentiated.
       batch: a tree with a leading axis [B] on every leaf.
       weights: [B], relative importances; a row of weight 0 is padding.
+      chunk_size: examples that are worked on at a time, as in `hvp`; None is all of them.
       samples: products with the Hessian; at least 3 for "hutch++".
       method: "hutchinson" or "hutch++".
       key: None is a fixed one.
@@ -73,9 +76,11 @@ def trace(
     Raises:
       TypeError, ValueError: an argument has the wrong form.
 
-    Cost: `samples` products, one after the other; "hutch++" has memory P samples/3.
+    Cost: `samples` products, one after the other; "hutch++" has memory 2 P samples/3.
 
-    Source: Hutchinson 1990; Meyer, Musco, Musco and Woodruff 2021, Hutch++, arXiv:2010.09649.
+    Source: Hutchinson 1990; Meyer, Musco, Musco and Woodruff 2021, Hutch++: optimal stochastic
+    trace estimation, arXiv:2010.09649. Theirs is for positive semidefinite matrices; unbiased it is
+    for all.
 
     >>> import jax.numpy as jnp
     >>> loss = lambda w, x: 0.5 * jnp.sum(x * w**2)  # Hessian diag(x)
@@ -89,33 +94,37 @@ def trace(
             '"hutch++" is better where few eigenvalues dominate'
         )
     samples = checked_count(samples, "samples", "trace", 3 if method == "hutch++" else 1)
-    _, known, multiply = flat_hessian(loss, params, batch, weights, "trace")
+
+    def measured(params, batch, weights, key):
+        known = hessian_on_vectors(loss, params, batch, weights, chunk_size, "trace")
+        return _estimate(*known[1:], samples, method, key)
+
+    return on_mesh(measured, Trace(*[WHOLE] * 4), params, batch, weights, seeded(key))
+
+
+def _estimate(known, multiply, samples, method, key) -> Trace:
     if method == "hutchinson":
         exact, spent, project = jnp.zeros((), known.dtype), 0, lambda z: z
     else:
-        key, other = jax.random.split(seeded(key))
+        key, other = jax.random.split(key)
         exact, spent, project = _deflated(multiply, other, samples // 3, known)
 
     def one(key):
-        z = project(sign_vector(key, known))
-        return z @ multiply(z)
+        z = project(known.signs(key))
+        return dot(z, multiply(z))
 
-    found = jax.lax.map(one, jax.random.split(seeded(key), samples - spent))
+    found = jax.lax.map(one, jax.random.split(key, samples - spent))
     value, count = exact + jnp.mean(found), len(found)
     error = jnp.std(found, ddof=1) / count**0.5 if count > 1 else jnp.full_like(value, jnp.nan)
-    status = show.status((~jnp.isfinite(value), 1), (count == 1, 3))
-    value = jnp.where(jnp.isfinite(value), value, jnp.nan)
-    return Trace(value, error, jnp.int32(samples), status)
+    finite = jnp.isfinite(value)
+    status = KNOWN.first_that_holds((~finite, "not finite"), (count == 1, "one sample"))
+    return Trace(jnp.where(finite, value, jnp.nan), error, jnp.int32(samples), status)
 
 
 def _deflated(multiply, key, rank, known):
     """`(tr(Q' H Q), products, z -> z - Q Q' z)`."""
     rank = min(rank, known.size)
-    draw = lambda key: multiply(sign_vector(key, known))  # noqa: E731
-    sketch = jax.lax.map(draw, jax.random.split(key, rank))
-    # Not every device's QR factorisation returns from NaN.
-    finite = jnp.all(jnp.isfinite(sketch))
-    Q, _ = jnp.linalg.qr(jnp.where(finite, sketch, 0).T)
-    parts = jax.lax.map(lambda q: q @ multiply(q), Q.T)
-    exact = jnp.where(finite, jnp.sum(parts), jnp.nan)
-    return exact, 2 * rank, lambda z: z - Q @ (z @ Q)
+    draw = lambda key: multiply(known.normal(key))  # noqa: E731
+    Q = orthonormal(jax.lax.map(draw, jax.random.split(key, rank)), known.like)
+    exact = jnp.sum(jax.lax.map(lambda q: dot(q, multiply(q)), Q))
+    return exact, 2 * rank, lambda z: without(Q, z)

@@ -11,8 +11,8 @@ from .. import tables
 from ..contract import Loss
 from ..noise.estimate import Estimate, unknown
 from ..noise.scale.ratio import Covariance, ratio
-from ..noise.show import is_traced, to_dict
-from ..noise.status import code
+from ..noise.status import code, to_dict
+from ..results import is_traced
 from .terms import Terms, average, covariance, mean, rounding, terms
 
 if TYPE_CHECKING:

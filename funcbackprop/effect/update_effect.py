@@ -7,12 +7,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from .. import tables
-from ..contract import Loss, layer_groups, wide
+from ..contract import Loss, layer_groups, leaf_names, wide
 from ..noise.estimate import LEVEL, Estimate
-from ..noise.show import is_traced, to_dict
+from ..noise.status import to_dict
+from ..results import is_traced
 from .terms import Terms, mean, rounding, terms, total
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ def _words(name: str) -> str:
 
 
 def _by_path(tree: Any) -> dict[str, Estimate]:
-    found, _ = tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, Estimate))
-    return {f"params{keystr(path)}": estimate for path, estimate in found}
+    is_leaf = lambda x: isinstance(x, Estimate)  # noqa: E731
+    estimates = jax.tree.leaves(tree, is_leaf=is_leaf)
+    return dict(zip(leaf_names(tree, is_leaf=is_leaf), estimates, strict=True))
 
 
 def update_effect(

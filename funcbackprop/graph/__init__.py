@@ -18,7 +18,7 @@ from .evaluate import (
 from .follow import Use
 from .network import Network, network
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
-from .versions import explicit_rows, is_concrete, to_varying, varying_axes
+from .versions import explicit_rows, explicit_sharding, is_concrete, to_varying, varying_axes
 
 __all__ = [
     "CALLS",
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "evaluate_wide",
     "explicit_rows",
+    "explicit_sharding",
     "is_concrete",
     "is_key",
     "local_vjp",

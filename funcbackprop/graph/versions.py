@@ -34,12 +34,17 @@ def to_varying(x: chex.Numeric, axes: tuple[str, ...]) -> chex.Array:
     return _lax.pvary(x, axes)  # JAX 0.7
 
 
+def explicit_sharding(x: Any) -> Any:
+    """The sharding in the type of an array, if its mesh has `Explicit` axes; else None."""
+    sharding: Any = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
+    types = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
+    return sharding if jax.sharding.AxisType.Explicit in types else None
+
+
 def explicit_rows(tree: chex.ArrayTree) -> Any:
     """The mesh axes of type `Explicit` along the first axis of the arrays, or None."""
-    for x in (x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)):
-        sharding: Any = getattr(jax.typeof(x), "sharding", None)
-        types = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
-        if jax.sharding.AxisType.Explicit in types and sharding.spec and sharding.spec[0]:
+    for sharding in map(explicit_sharding, jax.tree.leaves(tree)):
+        if sharding is not None and sharding.spec and sharding.spec[0]:
             return sharding.spec[0]
     return None
 

@@ -1,8 +1,6 @@
 """Why a number cannot be trusted, or cannot be had: one table for all estimators."""
 
-from typing import Any
-
-import numpy as np
+from ..results import Statuses
 
 # code -> (name, sentence). Codes are stable: they are what a traced result carries.
 STATUS = {
@@ -191,48 +189,7 @@ STATUS = {
     ),
 }
 
-
-def names(status: Any) -> Any:
-    """The names of codes, in the form of `status`: a `str` for one code (on the host)."""
-    codes = np.asarray(status)
-    found = np.array([STATUS[code][0] for code in codes.ravel().tolist()]).reshape(codes.shape)
-    return found.item() if found.ndim == 0 else found
-
-
-def sentences(status: Any) -> str:
-    """What the codes mean, one line for each (on the host)."""
-    return "\n".join(STATUS[code][1] for code in np.ravel(status).tolist())
-
-
-def code(name: str) -> int:
-    """The code of a status.
-
-    >>> code("not finite")
-    2
-    """
-    return next(number for number, (known, _) in STATUS.items() if known == name)
-
-
-def first_problem(status: Any, *conditions: tuple[Any, str]) -> Any:
-    """`status` where it is not 0, else the code of the first condition that holds. int32."""
-    import jax.numpy as jnp
-
-    known = jnp.asarray(status, jnp.int32)
-    return jnp.where(known != 0, known, first_that_holds(*conditions))
-
-
-def first_that_holds(*conditions: tuple[Any, str]) -> Any:
-    """The code of the first condition that holds, entry by entry; 0 where none does. int32.
-
-    Args:
-      conditions: `(condition, name of a status)`, most important first.
-
-    >>> print(first_that_holds((False, "one example"), (True, "not finite")))
-    2
-    """
-    import jax.numpy as jnp
-
-    found = jnp.int32(0)
-    for condition, name in reversed(conditions):
-        found = jnp.where(condition, jnp.int32(code(name)), found)
-    return found
+_KNOWN = Statuses(STATUS)
+names, sentences, code = _KNOWN.names, _KNOWN.sentences, _KNOWN.code
+first_that_holds, first_problem = _KNOWN.first_that_holds, _KNOWN.first_problem
+to_dict, text = _KNOWN.to_dict, _KNOWN.text

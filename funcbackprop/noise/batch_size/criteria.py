@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from .. import show
 from .. import status as statuses
 from ..design import of_examples
 from ..estimate import Estimate
@@ -45,10 +44,10 @@ class BatchSizeTest(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 def norm_test(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import tables
 from ...files import json_safe
-from .. import show
+from ...results import is_traced
 from .. import status as statuses
 from ..estimate import Estimate
 from ..geometry.directions import diversity_of
@@ -126,12 +126,12 @@ class Recommendation(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: the criteria, what is missing for the others, and the sentences."""
-        found = {**show.to_dict(self), "missing": _missing(self)}
+        found = {**statuses.to_dict(self), "missing": _missing(self)}
         single = np.ndim(self.status) == 0
         return json_safe({**found, "sentences": _sentences(self) if single else []})
 
     def __str__(self):
-        if show.is_traced(self):
+        if is_traced(self):
             return "Recommendation(traced)"
         if np.ndim(self.status):
             return f"Recommendation of {np.size(self.status)} batches: print them one by one"

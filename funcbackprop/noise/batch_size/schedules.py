@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from ...contract import same_structure
 from ...per_example.numbers import abs2
-from .. import show
 from .. import status as statuses
 from ..estimate import Estimate, student
 from ..leave_one_out import (
@@ -173,10 +172,10 @@ class EarlyStopping(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 def early_stopping(

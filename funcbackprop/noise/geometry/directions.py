@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from .. import show
 from .. import status as statuses
 from ..estimate import Estimate
 from ..leave_one_out import (
@@ -43,10 +42,10 @@ class Diversity(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 def diversity(
@@ -129,10 +128,10 @@ class Confusion(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 def confusion(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> Confusion:
@@ -207,10 +206,10 @@ class Stiffness(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 def stiffness(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> Stiffness:

@@ -11,8 +11,8 @@ import numpy as np
 from ...contract import leaf_names, same_structure
 from ...files import json_safe
 from ...per_example.numbers import abs2
+from ...results import is_traced
 from ...tables import number
-from .. import show
 from .. import status as statuses
 from ..leave_one_out import common_weights
 from ..moments import SINGLE, scaled
@@ -52,7 +52,7 @@ class CoordinateRatio(NamedTuple):
         return json_safe({**whole, "status": statuses.names(self.status)})
 
     def __str__(self):
-        if show.is_traced(self):
+        if is_traced(self):
             return "CoordinateRatio(traced)"
         skipped = sum(int(np.sum(x)) for x in jax.tree.leaves(self.skipped))
         means = ", ".join(number(x) for x in np.ravel(self.mean).tolist())

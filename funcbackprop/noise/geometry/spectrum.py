@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from .. import show
+from ...results import is_traced
 from .. import status as statuses
 from ..estimate import Estimate, unknown
 from ..leave_one_out import choose, plain, positive, scaled_by
@@ -38,15 +38,15 @@ class CovarianceSpectrum(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        if show.is_traced(self):
+        if is_traced(self):
             return "CovarianceSpectrum(traced)"
         largest = self._replace(
             biased_eigenvalues=jnp.asarray(self.biased_eigenvalues)[..., :_SHOWN]
         )
-        return f"{show.text(largest)}\nThe {_SHOWN} largest. {_BIASED}"
+        return f"{statuses.text(largest)}\nThe {_SHOWN} largest. {_BIASED}"
 
 
 _SHOWN = 5
@@ -116,10 +116,10 @@ class EffectiveRank(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 def effective_rank(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> EffectiveRank:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import tables
 from ...contract import batch_size, checked_weights, wide
-from .. import show
+from ...results import is_traced
 from .. import status as statuses
 from ..estimate import Estimate, quantile
 from ..leave_one_out import estimate
@@ -55,12 +55,12 @@ class TailIndex(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        beside = {name: show.to_dict(getattr(self, name)) for name in _MEASURES}
-        return {**beside, **show.to_dict(self, *_MEASURES)}
+        beside = {name: statuses.to_dict(getattr(self, name)) for name in _MEASURES}
+        return {**beside, **statuses.to_dict(self, *_MEASURES)}
 
     def __str__(self):
-        if show.is_traced(self) or np.ndim(self.status):
-            return f"TailIndex({'traced' if show.is_traced(self) else 'several'})"
+        if is_traced(self) or np.ndim(self.status):
+            return f"TailIndex({'traced' if is_traced(self) else 'several'})"
         rows = [_row(name, getattr(self, name)) for name in _MEASURES]
         table = tables.text(rows, ["measure", "gradients", "Gaussian", "difference", ""])
         return f"{table}\n{_READ}\nstatus: {statuses.names(self.status)}"

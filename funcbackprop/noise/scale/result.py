@@ -81,9 +81,9 @@ class NoiseScale(NamedTuple):
 def _leaves(tree):
     if tree is None:
         return {}
-    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, NoiseScale))
-    names = leaf_names(jax.tree.map(lambda _: 0, tree, is_leaf=lambda x: isinstance(x, NoiseScale)))
-    return dict(zip(names, leaves, strict=True))
+    is_leaf = lambda x: isinstance(x, NoiseScale)  # noqa: E731
+    leaves = jax.tree.leaves(tree, is_leaf=is_leaf)
+    return dict(zip(leaf_names(tree, is_leaf=is_leaf), leaves, strict=True))
 
 
 def _row(name, x):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import show
+from ...results import is_traced
 from .. import status as statuses
 from ..estimate import Estimate, around, around_positive, student
 from ..scale.ratio import covariance_of, positive_ratio
@@ -43,10 +43,10 @@ class RecentNoise(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, the status is its name."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        return show.text(self)
+        return statuses.text(self)
 
 
 class TrackedNoise(NamedTuple):
@@ -85,13 +85,13 @@ class TrackedNoise(NamedTuple):
 
     def to_dict(self) -> dict:
         """JSON-safe: numbers that are not finite are None, statuses are names."""
-        return show.to_dict(self)
+        return statuses.to_dict(self)
 
     def __str__(self):
-        if show.is_traced(self):
+        if is_traced(self):
             return "TrackedNoise(traced)"
-        estimates = show.text(self, "recent", *_COUNTS)
-        recent = show.text(self.recent, "S", "sq_gradient_norm", "status")
+        estimates = statuses.text(self, "recent", *_COUNTS)
+        recent = statuses.text(self.recent, "S", "sq_gradient_norm", "status")
         return "\n".join([estimates, f"recent {recent}", *self._when(), *self._left_out()])
 
     def _when(self):
