@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from ..contract import Loss, vary_like
 from .hvp import hessian
@@ -57,8 +58,14 @@ class Space(NamedTuple):
     def _drawn(self, draw, key):
         keys = jax.random.split(key, len(self.shapes))
         x: Any = [draw(k, shape, self.dtype) for k, shape in zip(keys, self.shapes, strict=True)]
+        return self.laid_out(x)
+
+    def laid_out(self, x: Vector) -> Vector:
+        """The vector, lying over devices as the tree does: XLA would keep what is made from random
+        numbers, and with it a whole basis, on every device."""
         varying: Any = vary_like(x, self.like)
-        return varying
+        pairs = zip(varying, self.pack(self.like), strict=True)
+        return [shard_alike(a, b)[0] for a, b in pairs]
 
 
 def space_of(tree: chex.ArrayTree, name: str, caller: str) -> Space:
@@ -110,7 +117,7 @@ def hessian_on_vectors(
 
     def multiply(x):
         # JAX's gradient is conjugated; its conjugate holds the derivatives by both parts.
-        return known.pack(jax.tree.map(jnp.conj, product(known.unpack(x))))
+        return known.laid_out(known.pack(jax.tree.map(jnp.conj, product(known.unpack(x)))))
 
     return kept, known, multiply
 
