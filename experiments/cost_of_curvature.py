@@ -59,7 +59,7 @@ def row(name, rounds, steps):
     return cells, list(runs)[1:]
 
 
-def main(rounds=9, steps=20):
+def main(rounds=5, steps=5):
     """Print the table."""
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}, {os.cpu_count()} cores, float32")
     rows = [row(name, int(rounds), int(steps)) for name in WORKLOADS]
