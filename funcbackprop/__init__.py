@@ -43,6 +43,7 @@ _CONTENTS = {
         "check_gradients",
         "check_separable",
     ),
+    "diagnosis": ("Diagnosis", "diagnose"),
     "effect": (
         "AlongUpdate",
         "Responsibility",
@@ -61,6 +62,7 @@ _CONTENTS = {
 _ROOMS = (
     "check",
     "curvature",
+    "diagnosis",
     "effect",
     "graph",
     "losses",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     # The same names for editors and type checkers; tests/test_imports.py holds the two together.
     from . import check as check
     from . import curvature as curvature
+    from . import diagnosis as diagnosis
     from . import effect as effect
     from . import graph as graph
     from . import losses as losses
@@ -94,6 +97,8 @@ if TYPE_CHECKING:
     from .contract import attach_keys as attach_keys
     from .contract import example_loss as example_loss
     from .contract import one_example as one_example
+    from .diagnosis import Diagnosis as Diagnosis
+    from .diagnosis import diagnose as diagnose
     from .effect import AlongUpdate as AlongUpdate
     from .effect import Responsibility as Responsibility
     from .effect import UpdateEffect as UpdateEffect

@@ -469,6 +469,20 @@ def test_tracked_noise_is_recorded(tmp_path):
     assert (tmp_path / "whole/line/plots/tracked_noise.png").exists()
 
 
+def test_a_watched_run_says_what_it_suffers_from(tmp_path, capsys):
+    """Too large a rate, until NaN; keys and auxiliary output, and the tracker before the rule."""
+    options = ["problems:stream", "--steps", "100", "--optimizer", "sgd", "--learning-rate", "1e6"]
+    options += ["--track-noise", "--diagnose"]
+    run("train", *options, "--out", tmp_path, status=2)
+    assert "at step" in capsys.readouterr().err
+    first = summary(tmp_path / "stream")["diagnosis"]["findings"][0]
+    assert first["name"] == "rate_too_large"
+    assert first["grade"] == "severe"
+    page = (tmp_path / "stream/report.html").read_text()
+    assert "What training suffers from" in page
+    assert first["remedy"] in page
+
+
 def test_without_tracking_the_report_says_how(tmp_path):
     run("train", "problems:line", *TRAIN, "--out", tmp_path)
     assert "--track-noise" in (tmp_path / "line/report.html").read_text()

@@ -181,3 +181,27 @@ def test_an_equation_binds_under_a_trace():
     end, ys = jax.jit(lambda w, x: graph.bind(scan, w, x))(2.0, jnp.arange(1.0, 4.0))
     assert float(end) == 12.0
     np.testing.assert_allclose(ys, [2.0, 2.0, 4.0])
+
+
+def test_what_is_seen_inside_loops_and_branches():
+    def f(w, x):
+        def turn(h, w):
+            return jnp.tanh(h * w), h
+
+        h, before = jax.lax.scan(turn, x, w)
+        h = jax.lax.cond(h[0] > 0, jnp.tanh, jnp.sin, h)
+        return jnp.tanh(h), before
+
+    w = np.arange(1, 5, dtype=np.float32)
+    program = graph.trace(f)(w, X)
+    looks = {
+        e: (lambda inputs, outputs: inputs[0][0]) for e in program.everything() if e.name == "tanh"
+    }
+    outputs, seen = jax.jit(graph.observed(program, looks))(w, X)
+    for got, wanted in zip(outputs, f(w, X), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    of_turns = np.asarray(outputs[1])[:, 0] * w
+    by_shape = {np.shape(x): x for x in seen if x is not None}
+    np.testing.assert_allclose(by_shape[(4,)], of_turns, rtol=1e-6)
+    assert len(seen) == 3
+    assert sum(x is None for x in seen) == 1

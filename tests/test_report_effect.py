@@ -2,10 +2,15 @@
 
 import json
 
+import jax.numpy as jnp
+import optax
 import pytest
 
-from funcbackprop.report import effect
+import funcbackprop as fb
+from funcbackprop import report
+from funcbackprop.report import diagnosis, effect
 from funcbackprop.report.run import read
+from funcbackprop.training import Records, fit, init_state, make_step
 
 
 def estimate(value, half=0.01):
@@ -111,3 +116,34 @@ def test_costs_are_in_updates(run):
     rows, headers = effect.costs(found)
     assert rows == [["update effect", 3, 9.0, 2.0, 20.0]]
     assert headers[-1] == "updates of one"
+
+
+def test_the_diagnosis_is_of_the_first_seed(tmp_path):
+    """Rows as a watched run writes them: too long a step, seen by two seeds."""
+    w, x = jnp.array([0.0, 0.0]), (jnp.ones((8, 2)), jnp.arange(8.0))
+    loss = lambda w, e: 0.5 * (w @ e[0] - e[1]) ** 2  # noqa: E731
+    step = make_step(loss, optax.sgd(3.0))
+    watch = fb.diagnosis.hook(loss, optax.sgd(3.0), lambda number: (x, None), every=2)
+    for seed in (3, 4):
+        records = Records(tmp_path / "metrics.jsonl", tags={"seed": seed})
+        state = init_state(w, optax.sgd(3.0), seed)
+        fit(step, state, lambda number: (x, None), steps=6, hooks=[watch], records=records)
+    (tmp_path / "config.json").write_text("{}")
+    found = diagnosis.found(read(tmp_path))
+    assert found.findings[0].name == "rate_too_large"
+    assert all(row["seed"] == 3 for row in found.rows)
+    assert "above the stability limit (severe)." in diagnosis.sentences(read(tmp_path))[0]
+    _, rows, headers = diagnosis.table(read(tmp_path))
+    assert rows[0][headers.index("what to do")].startswith("Divide the learning rate by 4")
+    assert rows[0][headers.index("severity")] == "severe, 2"
+    page = report.write(tmp_path).read_text()
+    assert "What training suffers from" in page
+    assert "<details open>" in page
+    assert "Divide the learning rate by 4" in report.table(tmp_path)
+
+
+def test_a_run_that_was_not_watched_says_how_to(run):
+    found = run(sharpness_row(0, 2.0))
+    assert "`--diagnose`" in diagnosis.no_diagnosis(found)
+    assert diagnosis.found(found) is None
+    assert diagnosis.sentences(found) == []

@@ -17,6 +17,7 @@ from .evaluate import (
 )
 from .follow import Use
 from .network import Network, network
+from .observe import observed
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import explicit_rows, explicit_sharding, is_concrete, to_varying, varying_axes
 
@@ -42,6 +43,7 @@ __all__ = [
     "is_key",
     "local_vjp",
     "network",
+    "observed",
     "recorded",
     "stack",
     "to_numpy",

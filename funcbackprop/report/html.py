@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import figures, tables
 from ..files import write_text
-from . import cells, effect, findings
+from . import cells, diagnosis, effect, findings
 from .glossary import GLOSSARY
 from .run import Run, curve, metrics, noise, read
 
@@ -28,7 +28,7 @@ class Part(NamedTuple):
       key: its anchor, and the name of its figure's file.
       title: heading.
       meaning: what the figure shows in general.
-      draw: the figure.
+      draw: the figure; None for a part whose table says it all, and stands open.
       findings: sentences about this run.
       missing: what would give the part, if its ingredient is not there; empty otherwise.
       details: title and (rows, headers) of the table that can be opened below.
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     key: str
     title: str
     meaning: str
-    draw: Callable[[Run], "Figure"]
+    draw: Callable[[Run], "Figure"] | None
     findings: Callable[[Run], list[str]]
     missing: Callable[[Run], str]
     details: Callable[[Run], tuple[str, list, list]]
@@ -208,6 +208,18 @@ _PARTS = (
         cells.metrics_everywhere,
     ),
     Part(
+        "diagnosis",
+        "What training suffers from",
+        "Causes, the first to look at in front; what follows from another stands behind it. "
+        "Severe: training fails; moderate: it costs; slight: worth a look. Measured on the way, on "
+        "the batches of the next updates (of the first seed). The documentation defines each "
+        "finding, with its threshold and source.",
+        None,
+        diagnosis.sentences,
+        diagnosis.no_diagnosis,
+        diagnosis.table,
+    ),
+    Part(
         "gradient_check",
         "Gradient check",
         "Each mark is one parameter leaf at one step (of one seed): JAX's gradient of the loss "
@@ -302,17 +314,23 @@ _PARTS = (
 
 def _part(run, part):
     """What the template needs for one part; its figure is drawn and saved on the way."""
-    png = figures.save(part.draw(run), _plot(run, part)).read_bytes()
     title, rows, headers = part.details(run)
     return {
+        **_image(run, part),
         "key": part.key,
         "title": part.title,
         "meaning": part.meaning,
         "findings": part.findings(run),
-        "image": base64.b64encode(png).decode("ascii"),
-        "width": round(struct.unpack(">I", png[16:20])[0] * _PIXELS),  # from the PNG's header
         "details": (title, _html(rows, headers)) if rows else None,
     }
+
+
+def _image(run, part):
+    if part.draw is None:
+        return {"image": ""}
+    png = figures.save(part.draw(run), _plot(run, part)).read_bytes()
+    width = struct.unpack(">I", png[16:20])[0]  # from the PNG's header
+    return {"image": base64.b64encode(png).decode("ascii"), "width": round(width * _PIXELS)}
 
 
 def _absent(run):

@@ -14,6 +14,7 @@ _NEEDED = {
     "tracked_noise": ("seed", "step", "B_simple"),
     "update_effect": ("seed", "step", "predicted", "actual"),
     "sharpness": ("seed", "step", "value", "upper"),
+    "vitals": ("seed", "step"),
 }
 
 
@@ -24,8 +25,8 @@ class Run(NamedTuple):
       folder: where it lies.
       config, metadata, summary: the JSON files; the last two are empty where the file is not there,
         as in a run that has not ended.
-      steps, measurements, checks, tracked, effects, sharpness: the rows of metrics.jsonl by kind,
-        in their order.
+      steps, measurements, checks, tracked, effects, sharpness, vitals: the rows of metrics.jsonl by
+        kind, in their order.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Run(NamedTuple):
     tracked: list[dict]
     effects: list[dict]
     sharpness: list[dict]
+    vitals: list[dict]
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import os
 import textwrap
 
 from .. import tables
-from . import cells, effect
+from . import cells, diagnosis, effect
 from .run import read
 
 _WIDTH = 100
@@ -29,6 +29,8 @@ def table(folder: str | os.PathLike) -> str:
     sentences = [*effect.effect(run), *effect.sharpness(run)]
     if sentences:
         blocks.append("\n".join(["Will the next update help", *map(_wrapped, sentences)]))
+    if (diagnosed := diagnosis.found(run)) is not None:
+        blocks.append(f"What training suffers from\n{textwrap.indent(str(diagnosed), '  ')}")
     blocks.append(f"Report: {run.folder / run.summary.get('report', 'report.html')}")
     return "\n\n".join(blocks)
 

@@ -114,6 +114,8 @@ class TrainConfig(ProblemConfig):
     """Start afresh if the folder holds a run, instead of resuming or refusing."""
     track_noise: bool = False
     """Track the noise scale at every step, from the norms of the examples' gradients."""
+    diagnose: bool = False
+    """Watch what training may suffer from, and say at the end what was found, with remedies."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run's folder."""
     coordinator: str | None = None

@@ -1,6 +1,7 @@
 """The job of `funcbackprop study` and `train`: a run folder, started or resumed, and its report."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from .. import report
+from .. import diagnosis, report
 from ..contract import (
     Problem,
     attach_keys,
@@ -48,6 +49,8 @@ from .folder import check_rows, is_complete, run_folder
 from .problems import Task, optimizer, stability_rule, task
 
 _CHECK_EXAMPLES = 64
+# Steps between two rows for the diagnosis, at most.
+_WATCHED = 50
 
 
 def run(config: TrainConfig, command: str) -> Path:
@@ -203,11 +206,13 @@ def _hooks(
 ) -> list[Measurement]:
     problem = what.problem
     evaluation = measure.Evaluation(problem, seed, mesh)
-    tracked = [_tracked(config.steps)] if config.track_noise else []
+    others = [_tracked(config.steps)] if config.track_noise else []
+    if config.diagnose:
+        others.append(_watched(config, problem, feed))
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
         only = lambda state: {"metrics": evaluation(state.params)}  # noqa: E731
-        return [Measurement("measurement", steps, only), *tracked]
+        return [Measurement("measurement", steps, only), *others]
     noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size, mesh)
     check = measure.Check(problem, seed, _CHECK_EXAMPLES)
 
@@ -230,8 +235,22 @@ def _hooks(
         Measurement("update_effect", steps, effect),
         Measurement("sharpness", steps, sharpness),
         Measurement("gradient_check", checked, lambda s: check(on_this_device(s.params))),
-        *tracked,
+        *others,
     ]
+
+
+def _watched(config: TrainConfig, problem: Problem, feed: Callable) -> Measurement:
+    """What a diagnosis needs to see of the state, of the optimizer without the tracker."""
+    plain = dataclasses.replace(config, track_noise=False)
+    watch = diagnosis.hook(
+        *(measure.scalar(problem), optimizer(problem, plain), feed), every=1, rng=problem.rng
+    )
+
+    def look(state):
+        opt_state = state.opt_state[1] if config.track_noise else state.opt_state
+        return watch(int(state.step), state._replace(opt_state=opt_state), {})
+
+    return Measurement("vitals", max(1, min(_WATCHED, config.steps // 10)), look)
 
 
 def _tracked(steps: int) -> Measurement:
@@ -256,6 +275,8 @@ def _summary(config: TrainConfig, folder: Path, failure, spent: Mapping) -> dict
         **spent,
         "report": "report.html",
     }
+    if any(row["kind"] == "vitals" for row in rows):
+        summary["diagnosis"] = diagnosis.diagnose(folder).to_dict()
     checks = [row for row in rows if row["kind"] == "gradient_check"]
     return {**summary, **({"gradient_check": _verdict(checks)} if checks else {})}
 

@@ -89,7 +89,7 @@ def make_step(
             "micro_batches=1, or Variance() and SquaredNorms(), which merge"
         )
     gradient = mean_gradient(loss, has_aux=has_aux, caller="make_step")
-    accepted = _accepted_arguments(optimizer)
+    accepted = accepted_arguments(optimizer)
 
     def step(state: TrainState, batch: chex.ArrayTree, weights=None):
         size = batch_size(batch, "make_step")
@@ -141,7 +141,7 @@ def make_step(
     return jax.jit(step, donate_argnums=(0,) if donate else ()) if jit else step
 
 
-def _accepted_arguments(optimizer) -> Callable[[str], bool]:
+def accepted_arguments(optimizer) -> Callable[[str], bool]:
     """Which extra arguments `optimizer.update` takes; TypeError where it is no optimizer."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(

@@ -1,0 +1,1 @@
+"""Faults to plant, for `diagnosis_calibration.py`."""

@@ -1,0 +1,21 @@
+"""Why training fails although every gradient is right: a diagnosis with evidence."""
+
+from .diagnose import diagnose
+from .hook import hook, measure
+from .result import Diagnosis, Finding, findings
+from .rules import EXPLAINS, RULES, SAME, Rule
+from .sign import Sign
+
+__all__ = [
+    "EXPLAINS",
+    "RULES",
+    "SAME",
+    "Diagnosis",
+    "Finding",
+    "Rule",
+    "Sign",
+    "diagnose",
+    "findings",
+    "hook",
+    "measure",
+]

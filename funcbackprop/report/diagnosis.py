@@ -1,0 +1,53 @@
+"""The part about what training suffers from, where the run was watched for it."""
+
+from .. import tables
+from ..diagnosis import Diagnosis, findings
+from .run import Run
+
+
+def no_diagnosis(run: Run) -> str:
+    """What would give a diagnosis; empty if there is one."""
+    if run.vitals:
+        return ""
+    return "The run was not watched for what training may suffer from; `--diagnose` does that."
+
+
+def found(run: Run) -> Diagnosis | None:
+    """The diagnosis of the first seed; None if the run was not watched."""
+    if not run.vitals:
+        return None
+    seed = run.vitals[0]["seed"]
+    return findings([row for row in (*run.vitals, *run.steps) if row["seed"] == seed])
+
+
+def sentences(run: Run) -> list[str]:
+    """What was found, in order, and what cannot be told."""
+    diagnosis = found(run)
+    if diagnosis is None:
+        return []
+    told = [f"{_sentence(x.title)} ({x.grade})." for x in diagnosis.findings]
+    return [*(told or ["Nothing was found."]), *(f"Not known: {x}." for x in diagnosis.unknown)]
+
+
+def _sentence(text):
+    return text[:1].upper() + text[1:]
+
+
+def table(run: Run) -> tuple[str, list, list]:
+    """Title, rows and headers of the findings."""
+    diagnosis = found(run)
+    if diagnosis is None or not diagnosis.findings:
+        return "", [], []
+    rows = [
+        [
+            _sentence(x.title),
+            f"{x.grade}, {tables.number(x.severity, 2)}",
+            x.where or "",
+            x.step,
+            x.told,
+            x.remedy,
+        ]
+        for x in diagnosis.findings
+    ]
+    headers = ["finding", "severity", "where", "from step", "evidence", "what to do"]
+    return "What was found, the first to look at in front", rows, headers
