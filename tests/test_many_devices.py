@@ -170,15 +170,16 @@ def test_a_process_is_killed(tmp_path):
 
 
 def survivor_of(victim, lines, folder, runs):
-    """Status and standard error of the other process after one is killed, within 30 seconds."""
+    """Status and standard error of the other process after one is killed.
+
+    Mostly at once; where no message is under way, after JAX's heartbeat of 100 seconds.
+    """
     metrics = folder / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < lines:
         assert runs[1 - victim].process.poll() is None
         time.sleep(0.01)
     runs[victim].process.send_signal(signal.SIGKILL)
-    start = time.monotonic()
-    status, _, error = ended(*runs, seconds=60)[1 - victim]
-    assert time.monotonic() - start < 30
+    status, _, error = ended(*runs, seconds=150)[1 - victim]
     return status, error
 
 
