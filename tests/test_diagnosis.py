@@ -425,6 +425,26 @@ def test_vitals_are_what_they_say():
     assert "test_diagnosis.py" in row["spots"][0]["source"]
 
 
+def test_padding_is_not_seen():
+    """Rows of weight 0 that hold NaN, in the batch that makes the update and in the other."""
+    params, optimizer = start(), optax.sgd(0.5)
+    look = diagnosis.measure(loss, optimizer)
+    state = optimizer.init(params)
+    plain = look(params, state, (X[:40], Y[:40]), (X[40:80], Y[40:80]), 0)
+    weights = np.r_[np.ones(40), np.zeros(8)].astype(np.float32)
+    padded = [
+        (
+            np.r_[X[k : k + 40], np.full((8, X.shape[1]), np.nan, X.dtype)],
+            np.r_[Y[k : k + 40], Y[:8]],
+        )
+        for k in (0, 40)
+    ]
+    found = diagnosis.measure(loss, optimizer)(params, state, *padded, 0, weights, weights)
+    for name in ("loss", "after", "other", "other_after", "first_order", "grad_norm", "S", "G2"):
+        assert found[name] == pytest.approx(plain[name], rel=1e-4), name
+    assert np.isfinite([spot["size"] for spot in found["spots"]]).all()
+
+
 def test_layers_of_a_loop_are_seen_one_by_one():
     def stacked(params, x):
         turn = lambda h, w: (jax.nn.relu(h @ w), None)  # noqa: E731

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..contract import Loss, leaf_names, wide
+from ..contract import Loss, leaf_names, wide, without_padding
 from ..curvature import preconditioner_of
 from ..files import json_safe
 from ..noise import moments
@@ -71,14 +71,16 @@ class Vitals:
         self._found: Callable = jax.jit(self._find) if whole else self._find
 
     def __call__(self, params, opt_state, batch, other, step: int, seen=None) -> dict[str, Any]:
-        if seen is None:
-            seen = jax.tree.map(lambda *x: _first(*x), batch[0], other[0])
         found = self._found(params, opt_state, batch, other, seen)
-        enough = len(jax.tree.leaves(seen)[0]) >= ENOUGH
+        looked_at = (batch[0], other[0]) if seen is None else (seen,)
+        enough = sum(len(jax.tree.leaves(x)[0]) for x in looked_at) >= ENOUGH
         return row(jax.device_get(found), self, params, step, enough)
 
     def _find(self, params, opt_state, batch, other, seen):
-        (batch, weights), (other, other_weights) = batch, other
+        weights, other_weights = batch[1], other[1]
+        batch, other = (_without_padding(*pair) for pair in (batch, other))
+        if seen is None:
+            seen = jax.tree.map(_first, batch, other)
         losses, g = self.gradient(params, batch, weights)
         updates, state, after = self.update(g, losses, params, opt_state, batch, weights)
         found = {
@@ -92,6 +94,10 @@ class Vitals:
         if "float16" in self.places.dtypes:
             found["parts"]["underflow"] = self._underflow(params, batch)
         return found
+
+
+def _without_padding(batch, weights):
+    return batch if weights is None else without_padding(batch, weights)
 
 
 def _first(batch, other):
@@ -141,7 +147,9 @@ def _extra(loss, optimizer, g, losses, batch, weights):
 
 
 def _mean(x, weights):
-    return jnp.mean(x) if weights is None else jnp.sum(weights * x) / jnp.sum(weights)
+    if weights is None:
+        return jnp.mean(x)
+    return jnp.sum(jnp.where(weights > 0, weights * x, 0)) / jnp.sum(weights)
 
 
 def _inner(a, b):
