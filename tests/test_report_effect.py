@@ -138,6 +138,7 @@ def test_the_diagnosis_is_of_the_first_seed(tmp_path):
     assert rows[0][headers.index("severity")] == "severe, 2"
     page = report.write(tmp_path).read_text()
     assert "What training suffers from" in page
+    assert "first: the learning rate is above the stability limit" in page
     assert "<details open>" in page
     assert "Divide the learning rate by 4" in report.table(tmp_path)
 

@@ -33,6 +33,19 @@ def _sentence(text):
     return text[:1].upper() + text[1:]
 
 
+def cards(run: Run):
+    """(label, value, note, tone): how bad it is, and the first finding."""
+    diagnosis = found(run)
+    if diagnosis is None:
+        return
+    if not diagnosis.findings:
+        yield "diagnosis", "nothing found", "see below for what is not known", "good"
+        return
+    first = diagnosis.findings[0]
+    worst = max(diagnosis.findings, key=lambda x: x.severity)
+    yield "diagnosis", worst.grade, f"first: {first.title}", "bad" if diagnosis.severe else ""
+
+
 def table(run: Run) -> tuple[str, list, list]:
     """Title, rows and headers of the findings."""
     diagnosis = found(run)

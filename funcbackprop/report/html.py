@@ -108,7 +108,7 @@ def _cards(run):
         note = "no finite estimate at the end" if scale is None else "examples, at the end"
         cards.append(("noise scale", value, f"{note}; batch {run.batch_size}", ""))
     cards.append(_check_card(run))
-    return cards
+    return [*cards, *diagnosis.cards(run)]
 
 
 def _check_card(run):
