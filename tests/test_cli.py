@@ -66,8 +66,15 @@ def small_text(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_study_of_every_model(model, tmp_path, small_text, capsys):
+def test_train_the_convnet(tmp_path):
+    run("train", *MODELS["convnet"], *TRAIN, "--out", tmp_path, "--name", "x")
+    rows = list(read_rows(tmp_path / "x/metrics.jsonl"))
+    assert [r["step"] for r in rows if r["kind"] == "step"] == [1, 2, 3, 4]
+    assert summary(tmp_path / "x")["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "convnet"])
+def test_study_of_models(model, tmp_path, small_text, capsys):
     options = [small_text if x == "text" else x for x in MODELS[model]]
     if model == "transformer":
         options += ["--data", small_text]

@@ -399,8 +399,11 @@ for d, part in enumerate((slice(0, 4), slice(4, 8))):
 """
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("code", [SHARDED, BOTH_WAYS], ids=["formulas", "transformer"])
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param(SHARDED, marks=pytest.mark.core), BOTH_WAYS],
+    ids=["formulas", "transformer"],
+)
 def test_on_sharded_batches(code):
     """Inside `shard_map`, JAX would sum the gradients of replicated parameters over the devices."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "NPROC": "32", "JAX_PLATFORMS": "cpu"}

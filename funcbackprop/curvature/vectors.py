@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
 from ..contract import Loss, vary_like
+from ..graph import laid_out_like
 from .hvp import hessian
 
 # A direction shorter than this many roundings of what it was made from is rounding itself.
@@ -65,7 +65,7 @@ class Space(NamedTuple):
         numbers, and with it a whole basis, on every device."""
         varying: Any = vary_like(x, self.like)
         pairs = zip(varying, self.pack(self.like), strict=True)
-        return [shard_alike(a, b)[0] for a, b in pairs]
+        return [laid_out_like(a, b) for a, b in pairs]
 
 
 def space_of(tree: chex.ArrayTree, name: str, caller: str) -> Space:

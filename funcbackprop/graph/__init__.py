@@ -19,7 +19,14 @@ from .follow import Use
 from .network import Network, network
 from .observe import observed
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
-from .versions import explicit_rows, explicit_sharding, is_concrete, to_varying, varying_axes
+from .versions import (
+    explicit_rows,
+    explicit_sharding,
+    is_concrete,
+    laid_out_like,
+    to_varying,
+    varying_axes,
+)
 
 __all__ = [
     "CALLS",
@@ -41,6 +48,7 @@ __all__ = [
     "explicit_sharding",
     "is_concrete",
     "is_key",
+    "laid_out_like",
     "local_vjp",
     "network",
     "observed",

@@ -12,6 +12,11 @@ from jax.extend import core
 
 from .program import UNKNOWN, Source
 
+try:
+    from jax.experimental.shard_alike import shard_alike as _shard_alike
+except ImportError:  # JAX 0.12
+    _shard_alike = None
+
 _lax: Any = jax.lax
 _core: Any = getattr(jax, "core")  # noqa: B009
 _experimental: Any = jax.experimental
@@ -47,6 +52,11 @@ def explicit_rows(tree: chex.ArrayTree) -> Any:
         if sharding is not None and sharding.spec and sharding.spec[0]:
             return sharding.spec[0]
     return None
+
+
+def laid_out_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x`, which XLA is asked to lay over devices as `like`; as it is where JAX cannot ask."""
+    return x if _shard_alike is None else _shard_alike(x, like)[0]
 
 
 def is_concrete(value: Any) -> bool:
