@@ -116,9 +116,11 @@ def effect(run: Run) -> list[str]:
     ]
     kinds = [_kind(row["actual"]) for row in run.effects]
     counts = {kind: kinds.count(kind) for kind in ("lowers", "raises", "unclear")}
+    unclear = counts["unclear"]
     sentences.append(
         f"Of {len(kinds)} measured updates {counts['lowers']} lowered it and {counts['raises']} "
-        f"raised it, beyond the error; for {counts['unclear']} these examples cannot tell."
+        "raised it, beyond the error"
+        + (f"; for {unclear} these examples cannot tell." if unclear else ".")
     )
     return [*sentences, *_prediction(run, kinds), *_taken_back(run)]
 
