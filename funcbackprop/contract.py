@@ -286,6 +286,13 @@ def scalar_loss(loss: Loss, has_aux: bool, caller: str) -> Callable:
     return checked
 
 
+def without_aux(problem: Problem) -> Loss:
+    """The problem's loss, without what else it returns."""
+    if not problem.has_aux:
+        return problem.loss
+    return lambda params, example: problem.loss(params, example)[0]
+
+
 def without_padding(
     batch: chex.ArrayTree, weights: chex.Array, row: chex.ArrayTree | None = None
 ) -> chex.ArrayTree:

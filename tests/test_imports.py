@@ -61,7 +61,6 @@ NO_JAX_AT_IMPORT = (
     "figures/modules.py",
     "figures/style.py",
     "figures/units.py",
-    "figures/update.py",
     "models/spec.py",
     "study/config.py",
     "tables.py",

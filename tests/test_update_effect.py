@@ -8,23 +8,11 @@ import pytest
 from compiled import quick
 from model_cases import CASES, LOSSES, parameters
 from model_cases import batch as batch_of
+from updates import loss, problem
 
 import funcbackprop as fb
 
 TOLERANCE = 1e-10
-
-
-def loss(p, example):
-    x, y = example
-    return jnp.log1p(jnp.exp(-y * jnp.sum(jnp.tanh(p["w"] @ x + p["b"]))))
-
-
-def problem(n=12, seed=0):
-    rng = np.random.default_rng(seed)
-    params = {"w": jnp.asarray(rng.normal(size=(3, 2))), "b": jnp.asarray(rng.normal(size=3))}
-    updates = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)) / 10, params)
-    batch = jnp.asarray(rng.normal(size=(n, 2))), jnp.asarray(rng.choice([-1.0, 1.0], size=n))
-    return params, updates, batch
 
 
 def by_definition(params, updates, batch):

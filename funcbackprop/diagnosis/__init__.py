@@ -1,7 +1,7 @@
 """Why training fails although every gradient is right: a diagnosis with evidence."""
 
 from .diagnose import diagnose
-from .hook import hook, measure
+from .hook import hook, measure, of_next_update
 from .result import Diagnosis, Finding, findings
 from .rules import EXPLAINS, RULES, SAME, Rule
 from .sign import Sign
@@ -18,4 +18,5 @@ __all__ = [
     "findings",
     "hook",
     "measure",
+    "of_next_update",
 ]

@@ -112,13 +112,11 @@ def _steps(problem, size) -> int:
     return int(min(STEPS, max(LEAST_STEPS, _PRODUCTS // each)))
 
 
-def _rows_of(folder: Path):
+def _rows_of(folder: Path) -> Iterator[dict[str, Any]]:
     path = folder / "metrics.jsonl" if folder.is_dir() else folder
     if not path.exists():
         raise FileNotFoundError(
             f"`diagnose`: there is no {path}; expected the folder of a run of `funcbackprop train`"
             ", or of `training.fit` with records=Records(folder / 'metrics.jsonl')"
         )
-    rows = list(read_rows(path))
-    seeds = [row["seed"] for row in rows if "seed" in row]
-    return [row for row in rows if row.get("seed") in (None, *seeds[:1])]
+    return read_rows(path)

@@ -1,6 +1,6 @@
 """Measuring while somebody else trains: a hook for `training.fit`, a function for any loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -8,6 +8,7 @@ import jax
 import optax
 
 from ..contract import Loss, attach_keys
+from ..training import Measurement, TrainState
 from .vitals import Vitals, vitals
 
 
@@ -62,7 +63,7 @@ def hook(
     *,
     every: int = 50,
     rng: bool = False,
-) -> Callable:
+) -> Measurement:
     """A hook for `training.fit` that writes a row of vitals every so many steps.
 
     The rows go to the run's records; `funcbackprop.diagnose(folder)` reads them there.
@@ -76,7 +77,7 @@ def hook(
       rng: whether the example is `(example, key)`.
 
     Returns:
-      `hook(number, state, metrics) -> row or None`.
+      A `training.Measurement`: `hook(number, state, metrics) -> row or None`.
 
     Raises:
       TypeError: `data` is not a function of the step.
@@ -104,15 +105,25 @@ def hook(
         )
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"`hook`: `every` expected a positive integer, got {every!r}; 50 is usual")
+    return Measurement("vitals", every, of_next_update(loss, optimizer, data, rng=rng))
+
+
+def of_next_update(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    data: Callable[[int], tuple],
+    *,
+    rng: bool = False,
+) -> Callable[[TrainState], dict[str, Any]]:
+    """`measure(state) -> row`, for `training.Measurement`; the arguments are those of `hook`."""
     look = measure(loss, optimizer)
 
-    def watch(number: int, state: Any, metrics: Mapping) -> dict[str, Any] | None:
-        if number % every:
-            return None
+    def of_state(state):
+        number = int(state.step)
         (batch, weights), (other, other_weights) = data(number), data(number + 1)
         if rng:
             keys = (jax.random.fold_in(state.key, number + k) for k in (0, 1))
             batch, other = (attach_keys(b, k) for b, k in zip((batch, other), keys, strict=True))
         return look(state.params, state.opt_state, batch, other, number, weights, other_weights)
 
-    return watch
+    return of_state

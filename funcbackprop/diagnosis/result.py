@@ -124,7 +124,8 @@ def findings(rows: Iterable[Mapping[str, Any]]) -> Diagnosis:
 
     Args:
       rows: of `measure`, of a `hook`, or of a file of metrics (`training.read_rows`); rows of other
-        kinds are used where they help (`{"kind": "step", "step", "loss"}`) and else left out.
+        kinds are used where they help (`{"kind": "step", "step", "loss"}`) and else left out. Of
+        several seeds those of the first are read.
 
     Returns:
       `Diagnosis`.
@@ -133,6 +134,8 @@ def findings(rows: Iterable[Mapping[str, Any]]) -> Diagnosis:
     the loss or the gradient is not finite
     """
     rows = tuple(rows)
+    first = next((row["seed"] for row in rows if "seed" in row), None)
+    rows = tuple(row for row in rows if row.get("seed") in (None, first))
     facts = Facts.of(rows)
     signs = {name: sign for name, rule in RULES.items() if (sign := rule.ask(facts)) is not None}
     signs = {name: sign for name, sign in signs.items() if sign.severity >= LEAST}

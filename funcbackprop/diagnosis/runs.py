@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..contract import Problem, attach_keys, batch_size, wide
+from ..contract import Problem, attach_keys, batch_size, wide, without_aux
 from ..training import batches, from_function
 from .birth import cause
 from .data import data_row
@@ -81,7 +81,7 @@ class Runs:
     def __init__(self, problem: Problem, optimizer, size: int, steps: int, seed: int):
         self.problem, self.size, self.steps, self.seed = problem, size, steps, seed
         self.optimizer = _changeable(optimizer)
-        self.loss = _without_aux(problem)
+        self.loss = without_aux(problem)
         key = jax.random.key(seed)
         self.params = jax.jit(problem.params)(key) if problem.draws_params else problem.params
         data = problem.data
@@ -218,9 +218,3 @@ def _all_finite(tree) -> bool:
 def _points(steps: int) -> set[int]:
     """0 and logarithmically spaced steps."""
     return {0, *(int(x) for x in np.geomspace(1, max(steps, 1), POINTS - 1).round())}
-
-
-def _without_aux(problem: Problem):
-    if not problem.has_aux:
-        return problem.loss
-    return lambda params, example: problem.loss(params, example)[0]

@@ -76,7 +76,7 @@ class UpdateEffect(NamedTuple):
         Args:
           title: of the left panel.
         """
-        from ..figures.update import effect_of_update
+        from ..figures.effect import effect_of_update
 
         result = self.to_dict()
         names = list(result["first_order_by_leaf"])

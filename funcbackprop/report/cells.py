@@ -1,5 +1,7 @@
 """The tables of a run as rows and headers, and the sentences that stand where one is missing."""
 
+from collections.abc import Callable
+
 from .. import tables
 from .run import Run, metrics
 
@@ -151,15 +153,14 @@ def no_noise(run: Run) -> str:
     return next((text for text in said if text), default)
 
 
-def no_tracked(run: Run) -> str:
-    """What would give the tracked noise scale; empty if there is one."""
-    if run.tracked:
-        return ""
-    return "The noise was not tracked at every step; the option `--track-noise` does that."
+def lacking(rows: str, text: str) -> Callable[[Run], str]:
+    """`(run) -> what would give a part`: `text`, or nothing if the run has such rows."""
+    return lambda run: "" if getattr(run, rows) else text
 
 
-def no_check(run: Run) -> str:
-    """What would give the gradient check; empty if one was made."""
-    if run.checks:
-        return ""
-    return "JAX's gradient was not compared in this run; `funcbackprop study` does that."
+no_tracked = lacking(
+    "tracked", "The noise was not tracked at every step; the option `--track-noise` does that."
+)
+no_check = lacking(
+    "checks", "JAX's gradient was not compared in this run; `funcbackprop study` does that."
+)

@@ -2,22 +2,18 @@
 
 from .. import tables
 from ..diagnosis import Diagnosis, findings
+from . import cells
 from .run import Run
 
-
-def no_diagnosis(run: Run) -> str:
-    """What would give a diagnosis; empty if there is one."""
-    if run.vitals:
-        return ""
-    return "The run was not watched for what training may suffer from; `--diagnose` does that."
+no_diagnosis = cells.lacking(
+    "vitals",
+    "The run was not watched for what training may suffer from; `--diagnose` does that.",
+)
 
 
 def found(run: Run) -> Diagnosis | None:
     """The diagnosis of the first seed; None if the run was not watched."""
-    if not run.vitals:
-        return None
-    seed = run.vitals[0]["seed"]
-    return findings([row for row in (*run.vitals, *run.steps) if row["seed"] == seed])
+    return findings((*run.vitals, *run.steps)) if run.vitals else None
 
 
 def sentences(run: Run) -> list[str]:

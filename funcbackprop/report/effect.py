@@ -1,11 +1,11 @@
 """The parts about the next update and the sharpness: curves, tables, sentences."""
 
-import math
-
 import numpy as np
 
 from .. import figures
 from ..tables import number, percent, some
+from . import cells
+from .findings import last
 from .run import Run, curve, noise
 
 # The second-order prediction is called good where it is this close to the actual change.
@@ -13,18 +13,12 @@ _CLOSE = 0.1
 _NAMED = 3
 
 
-def no_effect(run: Run) -> str:
-    """What would give the effect of the updates; empty if it was measured."""
-    if run.effects:
-        return ""
-    return "What the next update does was not measured; `funcbackprop study` does that."
-
-
-def no_sharpness(run: Run) -> str:
-    """What would give the sharpness; empty if it was measured."""
-    if run.sharpness:
-        return ""
-    return "The sharpness was not measured; `funcbackprop study` does that."
+no_effect = cells.lacking(
+    "effects", "What the next update does was not measured; `funcbackprop study` does that."
+)
+no_sharpness = cells.lacking(
+    "sharpness", "The sharpness was not measured; `funcbackprop study` does that."
+)
 
 
 def no_shares(run: Run) -> str:
@@ -94,13 +88,8 @@ def sharpness_everywhere(run: Run) -> tuple[str, list, list]:
 def shares_at_end(run: Run) -> tuple[str, list, list]:
     """Title, rows and headers of the layers' shares at the last measurement."""
     gradient, fall = shares(run)
-    rows = [[name, *(percent(_last(x[name])) for x in (gradient, fall))] for name in run.layers]
+    rows = [[name, *(percent(last(x[name])) for x in (gradient, fall))] for name in run.layers]
     return "Shares at the last measurement", rows, ["layer", "of |G|²", "of the fall of the loss"]
-
-
-def _last(of_seeds):
-    values = figures.band(of_seeds).mean
-    return float(values[-1]) if len(values) else None
 
 
 def effect(run: Run) -> list[str]:
@@ -211,10 +200,10 @@ def _without(run, known):
 
 def by_layer(run: Run) -> list[str]:
     """The layers with the largest shares at the end, and those that raised the loss."""
-    gradient, fall = ({k: _last(x) for k, x in of.items()} for of in shares(run))
+    gradient, fall = ({k: last(x) for k, x in of.items()} for of in shares(run))
     sentences = []
     for what, of in (("|G|²", gradient), ("the fall of the loss", fall)):
-        known = {k: x for k, x in of.items() if x is not None and math.isfinite(x)}
+        known = {k: x for k, x in of.items() if x is not None}
         if known:
             top = max(known, key=lambda name: abs(known[name]))
             sentences.append(f"At the last measurement {top} has {percent(known[top])} of {what}.")

@@ -21,6 +21,7 @@ from ..contract import (
     checked_weights,
     same_structure,
     scalar_loss,
+    without_aux,
 )
 from ..files import write_json
 from ..noise import tracked_noise
@@ -242,15 +243,15 @@ def _hooks(
 def _watched(config: TrainConfig, problem: Problem, feed: Callable) -> Measurement:
     """What a diagnosis needs to see of the state, of the optimizer without the tracker."""
     plain = dataclasses.replace(config, track_noise=False)
-    watch = diagnosis.hook(
-        *(measure.scalar(problem), optimizer(problem, plain), feed), every=1, rng=problem.rng
+    look = diagnosis.of_next_update(
+        without_aux(problem), optimizer(problem, plain), feed, rng=problem.rng
     )
 
-    def look(state):
+    def watch(state):
         opt_state = state.opt_state[1] if config.track_noise else state.opt_state
-        return watch(int(state.step), state._replace(opt_state=opt_state), {})
+        return look(state._replace(opt_state=opt_state))
 
-    return Measurement("vitals", max(1, min(_WATCHED, config.steps // 10)), look)
+    return Measurement("vitals", max(1, min(_WATCHED, config.steps // 10)), watch)
 
 
 def _tracked(steps: int) -> Measurement:
@@ -276,7 +277,7 @@ def _summary(config: TrainConfig, folder: Path, failure, spent: Mapping) -> dict
         "report": "report.html",
     }
     if any(row["kind"] == "vitals" for row in rows):
-        summary["diagnosis"] = diagnosis.diagnose(folder).to_dict()
+        summary["diagnosis"] = diagnosis.findings(rows).to_dict()
     checks = [row for row in rows if row["kind"] == "gradient_check"]
     return {**summary, **({"gradient_check": _verdict(checks)} if checks else {})}
 

@@ -13,7 +13,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ..check import GradientCheck, LeafCheck
 from ..check.gradients import check_with
 from ..check.result import ADVICE
-from ..contract import Problem, attach_keys, batch_size, layer_groups
+from ..contract import Problem, attach_keys, batch_size, layer_groups, without_aux
 from ..noise import Moments, moments
 from ..per_example import Mean, Variance, gradient_statistics
 from ..training import (
@@ -170,18 +170,15 @@ def _rank(leaf: LeafCheck) -> tuple[int, float]:
     return order, -(leaf.error_in_bounds or 0.0)
 
 
-def scalar(problem: Problem) -> Callable:
-    """The problem's loss without what else it returns."""
-    return (lambda *given: problem.loss(*given)[0]) if problem.has_aux else problem.loss
-
-
 def effect(
     problem: Problem, seed: int, examples: int, mesh: Mesh, step: Callable, feed: Callable
 ) -> Callable[[TrainState], dict[str, Any]]:
     """What the next update does to the loss of the test set, or of the training set without one."""
     batch, weights = held_out_sample(problem, seed, examples)
     measure = effect_of_next_update(
-        *(step, feed, scalar(problem)), *shard_batch(batch, weights, mesh), groups=problem.groups
+        *(step, feed, without_aux(problem)),
+        *shard_batch(batch, weights, mesh),
+        groups=problem.groups,
     )
     of = {"examples": len(weights), "data": "train" if problem.test_data is None else "test"}
     return lambda state: {**of, **measure(state)}
@@ -193,7 +190,7 @@ def sharpness(
     """The sharpness of the loss of training examples against the threshold of `rule`."""
     batch, weights = training_sample(problem, seed, examples)
     measure = sharpness_against_threshold(
-        scalar(problem), *shard_batch(batch, weights, mesh), **rule
+        without_aux(problem), *shard_batch(batch, weights, mesh), **rule
     )
     return lambda state: {"examples": len(weights), **measure(state)}
 

@@ -13,9 +13,6 @@ from ..curvature import sharpness, stability_threshold
 from ..effect import update_effect
 from .state import TrainState
 
-# Fields of an effect with a number for every example, which a row of records leaves out.
-_OF_EXAMPLES = ("of_examples", "weights")
-
 
 class Measurement:
     """A hook that records `measure(state)` as a row at some steps, and what it cost.
@@ -133,12 +130,11 @@ def effect_of_next_update(
     @jax.jit
     def effect(params, updates, batch, weights):
         found = update_effect(loss, params, updates, batch, weights, groups=groups)
-        return found._replace(of_examples={}, weights=jnp.zeros(0))
+        return found._replace(of_examples=None, weights=None)
 
     def measure(state):
         updates = next_update(step, state, *data(int(state.step)))
-        row = effect(state.params, updates, batch, weights).to_dict()
-        return {name: x for name, x in row.items() if name not in _OF_EXAMPLES}
+        return effect(state.params, updates, batch, weights).to_dict()
 
     return measure
 
