@@ -445,6 +445,19 @@ def test_padding_is_not_seen():
     assert np.isfinite([spot["size"] for spot in found["spots"]]).all()
 
 
+def test_padding_of_a_problem_is_not_seen():
+    """Rows of weight 0 that hold NaN: the same findings, of finite losses, as without them."""
+    bad = np.full((40, X.shape[1]), np.nan, X.dtype)
+    data = (np.r_[X, bad], np.r_[Y, Y[:40]])
+    weights = np.r_[np.ones(len(X)), np.zeros(40)].astype(np.float32)
+    padded = fb.Problem(loss, start(), data, "padded", weights=weights)
+    found = fb.diagnose(padded, optimizer=optax.sgd(0.1), batch_size=40, steps=10)
+    trial = next(row for row in found.rows if row.get("change") == "none")
+    assert trial["finite"]
+    assert np.isfinite(trial["loss"])
+    assert "not_finite" not in {x.name for x in found.findings}
+
+
 def test_layers_of_a_loop_are_seen_one_by_one():
     def stacked(params, x):
         turn = lambda h, w: (jax.nn.relu(h @ w), None)  # noqa: E731

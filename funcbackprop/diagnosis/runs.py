@@ -89,7 +89,8 @@ class Runs:
         self.feed = self._feed()
         first = self._keyed(self.feed(0)[0], 0)
         self.look = vitals(self.loss, self.optimizer, self.params, first, whole=False)
-        self.train = self._sample(problem.data)
+        self.data = _without_padding(problem)
+        self.train = self._sample(self.data)
         keyed = [self._keyed(batch, k) for k, batch in enumerate(self.train)]
         few = keyed[: -(-LOOKED_AT // len(jax.tree.leaves(self.train[0])[0]))]
         self.seen = jax.tree.map(lambda *x: jnp.concatenate(x)[:LOOKED_AT], *few)
@@ -126,7 +127,7 @@ class Runs:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Of the data and of the run as it is."""
-        data = self.problem.data
+        data = self.data
         first = data(self.seed, 0, 0) if callable(data) else data
         yield data_row(first, np.random.default_rng(self.seed)) | {
             "batch": self.size,
@@ -209,6 +210,14 @@ class Runs:
             "of": len(sound),
             "cause": cause(self.loss, params, example),
         }
+
+
+def _without_padding(problem: Problem):
+    """The data; of arrays, the rows of weight above 0."""
+    if callable(problem.data) or problem.weights is None:
+        return problem.data
+    kept = np.flatnonzero(np.asarray(problem.weights) > 0)
+    return jax.tree.map(lambda a: np.asarray(a)[kept], problem.data)
 
 
 def _all_finite(tree) -> bool:
