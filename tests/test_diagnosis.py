@@ -419,7 +419,7 @@ def test_vitals_are_what_they_say():
     for name, value in wanted.items():
         assert row[name] == pytest.approx(float(value), rel=1e-5), name
     assert row["step"] == 7
-    assert row["parts"]["order"] == [1, 4, 7, 0, 3, 6]
+    assert row["parts"]["order"] == [1, 3, 5, 0, 2, 4]
     hidden = np.maximum(X[:64] @ np.asarray(params["w"][0]) - 0.5, 0)
     assert row["spots"][0]["share"] == pytest.approx(np.mean(~(hidden > 0).any(0)))
     assert "test_diagnosis.py" in row["spots"][0]["source"]

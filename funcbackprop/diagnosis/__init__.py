@@ -1,5 +1,6 @@
 """Why training fails although every gradient is right: a diagnosis with evidence."""
 
+from .data import of_data
 from .diagnose import diagnose
 from .hook import hook, measure, of_next_update
 from .result import Diagnosis, Finding, findings
@@ -18,5 +19,6 @@ __all__ = [
     "findings",
     "hook",
     "measure",
+    "of_data",
     "of_next_update",
 ]

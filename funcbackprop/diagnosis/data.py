@@ -2,13 +2,69 @@
 
 from typing import Any
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
+from ..contract import Problem, wide
 from ..files import json_safe
 
 # Examples that are looked at, and neighbours of each.
 LOOKED_AT, NEIGHBOURS = 1000, 5
+
+
+def of_data(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    params: chex.ArrayTree,
+    batch_size: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The row about a problem's data, for `findings`: scales, labels, whether x tells of y.
+
+    Args:
+      problem: up to 1000 of its examples are looked at, or one batch where its data are a function;
+        those of weight 0 are left out.
+      optimizer, params: whether the size of a gradient matters to this optimizer is noted.
+      batch_size: noted.
+      seed: of the choice of examples.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp, optax
+    >>> data = jnp.ones((60, 2)), jnp.zeros(60)
+    >>> problem = fb.Problem(lambda w, example: w, jnp.array(0.0), data, "constant")
+    >>> row = of_data(problem, optax.sgd(0.1), problem.params, 10)
+    >>> row["labels"]["std"], row["scale_free"]
+    (0.0, False)
+    """
+    data = real_examples(problem)
+    some = data(seed, 0, 0) if callable(data) else data
+    row = data_row(some, np.random.default_rng(seed))
+    return row | {"batch": batch_size, "scale_free": _scale_free(optimizer, params)}
+
+
+def real_examples(problem: Problem) -> Any:
+    """The data; of arrays, the rows of weight above 0."""
+    if callable(problem.data) or problem.weights is None:
+        return problem.data
+    kept = np.flatnonzero(np.asarray(problem.weights) > 0)
+    return jax.tree.map(lambda a: np.asarray(a)[kept], problem.data)
+
+
+def _scale_free(optimizer, params) -> bool:
+    """Whether a gradient 64 times as large makes the same first update."""
+
+    def size(factor):
+        g = jax.tree.map(lambda p: jnp.full_like(p, 1e-2 * factor), params)
+        updates, _ = optimizer.update(g, optimizer.init(params), params)
+        return optax.tree.norm(jax.tree.map(wide, updates))
+
+    try:
+        once, often = jax.jit(lambda: (size(1.0), size(64.0)))()
+    except TypeError:  # it wants more than a gradient
+        return False
+    return bool(often < 2 * once)
 
 
 def data_row(data: Any, rng: np.random.Generator) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Facts:
       data: the row of the data, or {}.
       not_finite: the row of the first step that is not finite, or None.
       losses: step -> loss, of the run's own rows.
+      sharpness: rows of `training.sharpness_against_threshold`.
     """
 
     vitals: tuple[Mapping[str, Any], ...]
@@ -30,6 +31,7 @@ class Facts:
     data: Mapping[str, Any]
     not_finite: Mapping[str, Any] | None
     losses: Mapping[int, float | None]
+    sharpness: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> "Facts":
@@ -47,6 +49,7 @@ class Facts:
             (by_kind.get("data") or [{}])[0],
             bad[0] if bad else None,
             {r["step"]: r.get("loss") for r in steps},
+            tuple(by_kind.get("sharpness", ())),
         )
 
     # How the run went.
@@ -118,6 +121,15 @@ class Facts:
     def largest_overshoot(self) -> float:
         """The largest of all rows, the first one included."""
         return max((x for x in map(overshoot_of, self.vitals) if x == x), default=math.nan)
+
+    @property
+    def sharpness_over_threshold(self) -> float:
+        """Median after the first steps of the largest curvature over the one that a full-batch step
+        survives: 1 at the edge of stability. NaN where a run did not measure it."""
+        late = self.sharpness[len(self.sharpness) // 2 :]
+        ratios = [divide(r["value"], r["threshold"]) for r in late]
+        known = [x for x in ratios if math.isfinite(x)]
+        return float(np.median(known)) if known else math.nan
 
     @property
     def transfer(self) -> float:

@@ -9,7 +9,7 @@ import optax
 
 from ..contract import Loss, attach_keys
 from ..training import Measurement, TrainState
-from .vitals import Vitals, vitals
+from .vitals import ENOUGH, Vitals, vitals
 
 
 def measure(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
@@ -21,8 +21,8 @@ def measure(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
 
     Returns:
       `look(params, opt_state, batch, other, step, weights=None, other_weights=None) -> row`: a
-      dict for JSON. `batch` makes the update that is measured and not taken; `other` is a batch of
-      its size that did not. Give the rows to `findings`.
+      dict for JSON. `batch` makes the update that is measured and not taken; `other` are
+      examples that did not. Give the rows to `findings`.
 
     Raises:
       TypeError, ValueError: when called, an argument has the wrong form.
@@ -72,7 +72,7 @@ def hook(
       loss: as given to `make_step`; without auxiliary output.
       optimizer: as given to `make_step`.
       data: as given to `fit`: `data(number) -> (batch, weights or None)`. The update is measured
-        on the batch that comes next, and on the one after it.
+        on the batch that comes next, and on half of the one after it.
       every: steps between two rows; the first is before the first update.
       rng: whether the example is `(example, key)`.
 
@@ -83,7 +83,7 @@ def hook(
       TypeError: `data` is not a function of the step.
       ValueError: `every` is not positive.
 
-    Cost: two and a half steps every `every` steps: 5 % for 50.
+    Cost: two steps every `every` steps: 4 % for 50.
 
     >>> import jax.numpy as jnp, optax
     >>> from funcbackprop import diagnosis
@@ -124,6 +124,12 @@ def of_next_update(
         if rng:
             keys = (jax.random.fold_in(state.key, number + k) for k in (0, 1))
             batch, other = (attach_keys(b, k) for b, k in zip((batch, other), keys, strict=True))
+        other, other_weights = jax.tree.map(_half, (other, other_weights))
         return look(state.params, state.opt_state, batch, other, number, weights, other_weights)
 
     return of_state
+
+
+def _half(x):
+    """Of a batch that only has its loss taken; few examples are kept."""
+    return x[: max(len(x) // 2, min(len(x), ENOUGH))]

@@ -12,7 +12,7 @@ import optax
 from ..contract import Problem, attach_keys, batch_size, wide, without_aux
 from ..training import batches, from_function
 from .birth import cause
-from .data import data_row
+from .data import of_data, real_examples
 from .vitals import LOOKED_AT, vitals
 
 # change -> (factor of the update, factor of the batch); those of the second table only if the run
@@ -89,8 +89,7 @@ class Runs:
         self.feed = self._feed()
         first = self._keyed(self.feed(0)[0], 0)
         self.look = vitals(self.loss, self.optimizer, self.params, first, whole=False)
-        self.data = _without_padding(problem)
-        self.train = self._sample(self.data)
+        self.train = self._sample(real_examples(problem))
         keyed = [self._keyed(batch, k) for k, batch in enumerate(self.train)]
         few = keyed[: -(-LOOKED_AT // len(jax.tree.leaves(self.train[0])[0]))]
         self.seen = jax.tree.map(lambda *x: jnp.concatenate(x)[:LOOKED_AT], *few)
@@ -127,27 +126,8 @@ class Runs:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Of the data and of the run as it is."""
-        data = self.data
-        first = data(self.seed, 0, 0) if callable(data) else data
-        yield data_row(first, np.random.default_rng(self.seed)) | {
-            "batch": self.size,
-            "scale_free": self._scale_free(),
-        }
+        yield of_data(self.problem, self.optimizer, self.params, self.size, self.seed)
         yield from self.run("none", 1.0, 1, measured=True)
-
-    def _scale_free(self) -> bool:
-        """Whether a gradient 64 times as large makes the same first update."""
-
-        def size(factor):
-            g = jax.tree.map(lambda p: jnp.full_like(p, 1e-2 * factor), self.params)
-            updates, _ = self.optimizer.update(g, self.optimizer.init(self.params), self.params)
-            return optax.tree.norm(jax.tree.map(wide, updates))
-
-        try:
-            once, often = jax.jit(lambda: (size(1.0), size(64.0)))()
-        except TypeError:  # it wants more than a gradient
-            return False
-        return bool(often < 2 * once)
 
     def trials(self, nowhere: bool) -> Iterator[dict[str, Any]]:
         """One row for each change."""
@@ -210,14 +190,6 @@ class Runs:
             "of": len(sound),
             "cause": cause(self.loss, params, example),
         }
-
-
-def _without_padding(problem: Problem):
-    """The data; of arrays, the rows of weight above 0."""
-    if callable(problem.data) or problem.weights is None:
-        return problem.data
-    kept = np.flatnonzero(np.asarray(problem.weights) > 0)
-    return jax.tree.map(lambda a: np.asarray(a)[kept], problem.data)
 
 
 def _all_finite(tree) -> bool:

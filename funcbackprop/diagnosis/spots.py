@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..contract import Loss, leaf_names, wide
-from ..graph import Equation, Literal, Program, observed, trace
+from ..graph import Equation, Literal, Program, Use, network, observed, trace
 
 # A unit whose derivative is below this share of its largest is flat there: |tanh| > 0.975,
 # a sigmoid outside 0.013 .. 0.987, a softmax with one entry above 0.987.
@@ -35,8 +35,8 @@ class Places(NamedTuple):
       observe: `(params, batch) -> (share, size) for each spot`: the share of dead units or of flat
         entries, and the root mean square of what goes in, [turns] inside a loop; None where a spot
         cannot be seen.
-      order: for each leaf of params the position at which the program first uses it; infinite if it
-        never does.
+      order: for each leaf of params the position of its first use among all; infinite if it has
+        none.
       stacked: for each leaf, whether a loop over layers takes it slice by slice.
       dtypes: the floating-point types in which the program computes.
     """
@@ -52,17 +52,37 @@ def places(loss: Loss, params: chex.ArrayTree, example: chex.ArrayTree) -> Place
     """Find what is to be looked at, from one trace of `loss(params, example)`; nothing is run."""
     program = trace(loss)(params, example)
     found = tuple(_spots(program))
-    count = len(leaf_names(params))
-    variables = program.inputs[:count]
-    first = [_first_use(program, v) for v in variables]
+    order, stacked = _order(network(loss, params, example).uses, len(leaf_names(params)))
     dtypes = {str(v.dtype) for e in program.everything() for v in e.outputs}
     return Places(
         found,
         _observer(program, found),
-        tuple(position for position, _ in first),
-        tuple(sliced for _, sliced in first),
+        order,
+        stacked,
         frozenset(d for d in dtypes if "float" in d),
     )
+
+
+def _order(uses: list[Use], count: int) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+    """For each leaf: its first place among the uses, and whether a loop takes it slice by slice.
+
+    Uses in one loop have one place among the others, and fractions of 1 within it.
+    """
+    places = [math.inf] * count
+    stacked = [False] * count
+    loops: dict[Any, list[int]] = {}
+    for k, use in enumerate(uses):
+        if use.loop is not None:
+            loops.setdefault(use.loop, []).append(k)
+    for k, use in enumerate(uses):
+        if places[use.leaf] < math.inf:
+            continue
+        places[use.leaf] = k
+        if use.loop is not None:
+            together = loops[use.loop]
+            places[use.leaf] = together[0] + together.index(k) / len(together)
+            stacked[use.leaf] = True
+    return tuple(map(float, places)), tuple(stacked)
 
 
 def _spots(program: Program):
@@ -185,18 +205,3 @@ def _over_examples(kind, seen):
     if kind in RECTIFIERS:
         return 1 - jnp.mean(jnp.any(x, axis=0), axis=-1), size
     return jnp.mean(x, axis=0), size
-
-
-def _first_use(program: Program, variable: Any) -> tuple[float, bool]:
-    for k, e in enumerate(program.equations):
-        if variable in e.inputs:
-            if e.name == "scan":
-                outer = e.params["num_consts"] + e.params["num_carry"]
-                sliced = e.inputs.index(variable) >= outer
-                inner = e.programs["jaxpr"]
-                position, _ = _first_use(inner, inner.inputs[e.inputs.index(variable)])
-                if position == math.inf:
-                    return position, sliced
-                return k + position / (len(inner.equations) + 1), sliced
-            return float(k), False
-    return math.inf, False

@@ -68,7 +68,7 @@ def boxes(network: Network, leaves: Leaves) -> dict[str, Any]:
         taken |= held[n]
         reads = {(home[r], r >= k) for k in ks for r in network.uses[k].reads}
         found.append({
-            **_box(leaves, own, held[n], any(network.uses[k].stacked for k in ks)),
+            **_box(leaves, own, held[n], any(network.uses[k].loop is not None for k in ks)),
             "reads": sorted({m for m, _ in reads if m < n}),
             "loops": sorted({m for m, back in reads if m > n or (back and m == n)}),
             "input": any(not network.uses[k].reads for k in ks),

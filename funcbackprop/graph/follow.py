@@ -27,7 +27,7 @@ class Use(NamedTuple):
         arrays that broadcast against it, None where they cannot be told. Of one that stands beside,
         `sources` is the unit it belongs to. Units are numbered in row-major order.
       shape: of its own units; () is one unit.
-      stacked: whether a loop takes one slice of the leaf, along its first axis, at a time.
+      loop: the innermost one that takes the leaf slice by slice along its first axis, or None.
       values: [units], what enters along each input unit; None where a unit has several values.
     """
 
@@ -39,7 +39,7 @@ class Use(NamedTuple):
     sources: np.ndarray | None = None
     targets: np.ndarray | None = None
     shape: tuple[int, ...] = ()
-    stacked: bool = False
+    loop: Equation | None = None
     values: np.ndarray | None = None
 
 
@@ -54,7 +54,7 @@ class Tag(NamedTuple):
     leaves: tuple[int, ...] = ()
     live: bool = False
     reads: frozenset[int] = frozenset()
-    stacked: bool = False
+    loop: Equation | None = None
 
     @property
     def is_parameter(self) -> bool:
@@ -156,7 +156,7 @@ class Follow:
             self.found[at] = use
         self.shapes["use", at] = units
         for nth, other in enumerate(others):
-            self.use(equation, 1 + nth, Use(other, "other", value.reads))
+            self.use(equation, 1 + nth, Use(other, "other", value.reads, loop=parameter.loop))
         places = {k: j for j, k in enumerate(over)} if told else {}
         return at, lambda axis: ax.mapped(axis, leaf, ("use", at), places)
 
@@ -174,19 +174,19 @@ class Follow:
         another way."""
         for nth, parameter in enumerate(parameters):
             first, *others = parameter.leaves
-            use = Use(first, kind, value.reads, stacked=parameter.stacked)
+            use = Use(first, kind, value.reads, loop=parameter.loop)
             if kind == "beside" and len(parameter.axes) == len(value.axes):
                 use = self._facing(first, kind, parameter, value, value.axes, parameter.axes)
             read = [self.use(equation, 10 * nth, use)]
             for j, other in enumerate(others):
-                more = Use(other, "other", value.reads)
+                more = Use(other, "other", value.reads, loop=parameter.loop)
                 read.append(self.use(equation, 10 * nth + 1 + j, more))
             value = value._replace(reads=frozenset(read), live=True)
         return value
 
     def _facing(self, leaf, kind, parameter, value, sides, across, arrange=None) -> Use:
         """A use with the units of `value` along `sides`, which face axes `across` of the leaf."""
-        use = Use(leaf, kind, value.reads, stacked=parameter.stacked)
+        use = Use(leaf, kind, value.reads, loop=parameter.loop)
         sources = {atom.source for atom in ax.named(sides)}
         sizes = self.shapes["leaf", leaf]
         if not any(sides) and not any(across) and (kind != "beside" or math.prod(sizes) == 1):

@@ -37,7 +37,7 @@ def _joined(tags: Sequence[Tag], axes: tuple[Axis, ...]) -> Tag:
         leaves=tuple(dict.fromkeys(k for t in parameters for k in t.leaves)),
         live=any(t.live for t in tags),
         reads=frozenset().union(*(t.reads for t in tags)),
-        stacked=any(t.stacked for t in parameters),
+        loop=next((t.loop for t in parameters if t.loop is not None), None),
     )
 
 
@@ -220,7 +220,7 @@ def _enter(follow, equation, tags, parts) -> list[Tag]:
             ):
                 tag = known.get(atom, Tag(ax.nobody(atom.shape)))
                 if role.startswith("x "):
-                    tag = tag._replace(axes=tag.axes[1:], stacked=bool(tag.leaves))
+                    tag = tag._replace(axes=tag.axes[1:], loop=equation if tag.leaves else None)
                 elif role.startswith("carry "):
                     tag = _carried(follow, equation, int(role.split()[1]), tag, found)
                 given.append(tag._replace(axes=tag.axes or ax.nobody(inside.shape)))

@@ -209,7 +209,7 @@ def _hooks(
     evaluation = measure.Evaluation(problem, seed, mesh)
     others = [_tracked(config.steps)] if config.track_noise else []
     if config.diagnose:
-        others.append(_watched(config, problem, feed))
+        others += _watched(config, problem, seed, feed)
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
         only = lambda state: {"metrics": evaluation(state.params)}  # noqa: E731
@@ -240,18 +240,22 @@ def _hooks(
     ]
 
 
-def _watched(config: TrainConfig, problem: Problem, feed: Callable) -> Measurement:
-    """What a diagnosis needs to see of the state, of the optimizer without the tracker."""
-    plain = dataclasses.replace(config, track_noise=False)
-    look = diagnosis.of_next_update(
-        without_aux(problem), optimizer(problem, plain), feed, rng=problem.rng
-    )
+def _watched(config: TrainConfig, problem: Problem, seed: int, feed: Callable) -> list[Measurement]:
+    """What a diagnosis needs to see of the data, and of the state; of the optimizer without the
+    tracker."""
+    plain = optimizer(problem, dataclasses.replace(config, track_noise=False))
+    look = diagnosis.of_next_update(without_aux(problem), plain, feed, rng=problem.rng)
+
+    def data(state):
+        params = on_this_device(state.params)
+        return diagnosis.of_data(problem, plain, params, config.batch_size, seed)
 
     def watch(state):
         opt_state = state.opt_state[1] if config.track_noise else state.opt_state
         return look(state._replace(opt_state=opt_state))
 
-    return Measurement("vitals", max(1, min(_WATCHED, config.steps // 10)), watch)
+    every = max(1, min(_WATCHED, config.steps // 10))
+    return [Measurement("data", {0}, data), Measurement("vitals", every, watch)]
 
 
 def _tracked(steps: int) -> Measurement:

@@ -26,6 +26,7 @@ def rate_too_large(f: Facts) -> Sign | None:
         "overshoot": f.overshoot,
         "largest overshoot": f.largest_overshoot,
         "gain of rate / 4": f.gain("rate / 4"),
+        **_curvature(f),
     }
     if "rate / 64" in f.trials:
         evidence["gain of rate / 64"] = f.gain("rate / 64")
@@ -40,6 +41,11 @@ def rate_too_large(f: Facts) -> Sign | None:
     if gain > NOTHING and gain > f.best("rate x 4"):
         return Sign(_cost(f, _calmer(f)) * (1.0 if _overshoots(f) else 0.6), evidence, step=step)
     return None
+
+
+def _curvature(f):
+    ratio = f.sharpness_over_threshold
+    return {} if math.isnan(ratio) else {"sharpness / stability threshold": ratio}
 
 
 def _overshoots(f):
@@ -65,7 +71,7 @@ def _cost(f: Facts, gain: float) -> float:
 
 def rate_too_small(f: Facts) -> Sign | None:
     gain, over = f.best("rate x 4", "rate x 64"), f.overshoot
-    evidence = {"gain of rate x 4": f.gain("rate x 4"), "overshoot": over}
+    evidence = {"gain of rate x 4": f.gain("rate x 4"), "overshoot": over, **_curvature(f)}
     if "rate x 64" in f.trials:
         evidence["gain of rate x 64"] = f.gain("rate x 64")
     if gain > NOTHING and not over > 0.5 and f.end <= f.start + NOTHING * abs(f.start):
