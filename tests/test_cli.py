@@ -488,6 +488,7 @@ def test_a_watched_run_says_what_it_suffers_from(tmp_path, capsys):
     page = (tmp_path / "stream/report.html").read_text()
     assert "What training suffers from" in page
     assert first["remedy"] in page
+    assert "the data were not seen" not in page
 
 
 def test_without_tracking_the_report_says_how(tmp_path):

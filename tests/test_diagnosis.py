@@ -12,6 +12,7 @@ import pytest
 
 import funcbackprop as fb
 from funcbackprop import diagnosis
+from funcbackprop.diagnosis.spots import places
 from funcbackprop.training import Records, batches, fit, init_state, make_step, read_rows
 
 # --- rules, on rows made by hand ---
@@ -470,6 +471,26 @@ def test_layers_of_a_loop_are_seen_one_by_one():
     assert row["parts"]["name"] == ["params['w'][0]", "params['w'][1]"]
     assert [spot["share"] for spot in row["spots"]] == [0.0, 1.0]
     assert [spot["source"][-7:] for spot in row["spots"]] == ["layer 0", "layer 1"]
+
+
+def test_parameters_that_are_cast_first_are_in_the_order_of_their_layers():
+    def cast(params, example):
+        halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+        return loss(halves, example)
+
+    example = (X[0], Y[0])
+    plain, mixed = (places(f, start(), example) for f in (loss, cast))
+    assert plain.order == mixed.order == (1, 3, 5, 0, 2, 4)
+
+
+def test_units_of_one_line_are_numbered():
+    def net(weights, x):
+        for w in weights:
+            x = jax.nn.relu(x @ w)
+        return jnp.sum(x)
+
+    found = places(net, [jnp.eye(3)] * 2, jnp.ones(3))
+    assert [spot.source[-8:] for spot in found.spots] == [", 1 of 2", ", 2 of 2"]
 
 
 def test_few_examples_say_nothing_of_dead_units():

@@ -51,7 +51,7 @@ class Places(NamedTuple):
 def places(loss: Loss, params: chex.ArrayTree, example: chex.ArrayTree) -> Places:
     """Find what is to be looked at, from one trace of `loss(params, example)`; nothing is run."""
     program = trace(loss)(params, example)
-    found = tuple(_spots(program))
+    found = _numbered(list(_spots(program)))
     order, stacked = _order(network(loss, params, example).uses, len(leaf_names(params)))
     dtypes = {str(v.dtype) for e in program.everything() for v in e.outputs}
     return Places(
@@ -100,6 +100,21 @@ def _spots(program: Program):
         kind = next((kind for kind, (is_it, _) in KINDS.items() if is_it(e, makers, after)), None)
         if kind is not None:
             yield Spot(kind, e, _short(e))
+
+
+def _numbered(spots: list[Spot]) -> tuple[Spot, ...]:
+    """Spots of one line, which a loop in Python makes, get a number each."""
+    alike: dict[tuple[str, str], list[Spot]] = {}
+    for spot in spots:
+        alike.setdefault((spot.kind, spot.source), []).append(spot)
+
+    def named(spot):
+        same = alike[spot.kind, spot.source]
+        if len(same) == 1:
+            return spot
+        return spot._replace(source=f"{spot.source}, {same.index(spot) + 1} of {len(same)}")
+
+    return tuple(map(named, spots))
 
 
 def _short(equation):

@@ -13,7 +13,8 @@ no_diagnosis = cells.lacking(
 
 def found(run: Run) -> Diagnosis | None:
     """The diagnosis of the first seed; None if the run was not watched."""
-    return findings((*run.vitals, *run.steps)) if run.vitals else None
+    rows = (*run.data, *run.vitals, *run.sharpness, *run.steps)
+    return findings(rows) if run.vitals else None
 
 
 def sentences(run: Run) -> list[str]:

@@ -15,6 +15,7 @@ _NEEDED = {
     "update_effect": ("seed", "step", "predicted", "actual"),
     "sharpness": ("seed", "step", "value", "upper"),
     "vitals": ("seed", "step"),
+    "data": ("seed",),
 }
 
 
@@ -25,8 +26,8 @@ class Run(NamedTuple):
       folder: where it lies.
       config, metadata, summary: the JSON files; the last two are empty where the file is not there,
         as in a run that has not ended.
-      steps, measurements, checks, tracked, effects, sharpness, vitals: the rows of metrics.jsonl by
-        kind, in their order.
+      steps, measurements, checks, tracked, effects, sharpness, vitals, data: the rows of
+        metrics.jsonl by kind, in their order.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     effects: list[dict]
     sharpness: list[dict]
     vitals: list[dict]
+    data: list[dict]
 
     @property
     def name(self) -> str:
