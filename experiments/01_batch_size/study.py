@@ -188,6 +188,7 @@ def draw(result):
     right.plot(k, law, "C2", linewidth=1, label="law, one epoch: k (1 - kB/N)")
     right.errorbar(k, value, 1.96 * se, fmt="^", color="C2", label="shuffled epochs", **look)
     right.set(xlabel=sums, ylabel="variance of the sum / (S/B)", ylim=(0, 0.6 * PARTS))
+    right.set_xticks(range(0, PARTS + 1, 4))
     right.set_title(f"Summed over an epoch, B = N/{PARTS}")
     for ax in (left, middle, right):
         ax.grid(color="0.9")
