@@ -156,7 +156,8 @@ def draw(result):
         ax.axhline(LEVEL, color="0.3", linestyle="--", linewidth=1, label="nominal, 0.95")
         B = rows[0]["truth"]
         ax.set(xscale="log", xlabel="examples n over the noise scale B", ylim=(0, 1.03))
-        ax.set_title(f"{'Regression, ' if name != 'digits' else ''}{name}, B = {B:.3g}")
+        where = "Digits, MLP 64-32-10" if name == "digits" else f"Linear regression, {name}"
+        ax.set_title(f"{where}: B = {B:.3g}")
         ax.set_xticks(x, [f"{v:.2g}" for v in x])
         ax.minorticks_off()
         ax.grid(color="0.9")
