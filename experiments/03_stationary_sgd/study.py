@@ -176,16 +176,15 @@ def draw(result):
             column = lambda key, part, own=own: np.array([r[key][part] for r in own])  # noqa: E731
             look = {"color": f"C{k}", "marker": "osD^"[k], "markerfacecolor": fill, "capsize": 3}
             look |= {"linestyle": "-" if law == LAWS[0] else ":", "label": f"{name}, {law}"}
-            x = [r["rate"] for r in own]
+            x = [r["rate"] * 1.05 ** (k - 1.5) for r in own]  # beside each other
             left.errorbar(x, column("ratio", "value"), 1.96 * column("ratio", "se"), **look)
             y = column("B_noise", "value"), 1.96 * column("B_noise", "se")
             right.errorbar(column("predicted", "value"), *y, **look | {"linestyle": "none"})
-    left.axhline(2, color="0.3", linestyle="--", linewidth=1)
-    left.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="η / ε_opt")
+    left.axhline(2, color="0.3", linestyle="--", linewidth=1, label="expected, independent: 2")
+    left.set(xscale="log", xlabel="learning rate η", ylabel="η / ε_opt")
     left.set_title("At rest the rate is twice the optimal step")
-    ends = np.array(right.get_xlim())
-    ends = np.maximum(ends, 0.5)
-    right.plot(ends, ends, color="0.3", linestyle="--", linewidth=1)
+    ends = np.array([5, 1000])
+    right.plot(ends, ends, color="0.3", linestyle="--", linewidth=1, label="equal")
     right.set(xscale="log", yscale="log", xlabel="B (2 ε_max/η - 1), from the rate (examples)")
     right.set(
         ylabel="B_noise = tr(HΣ)/G'HG (examples)", title="The noise scale follows from the rate"
