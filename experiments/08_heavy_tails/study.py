@@ -171,7 +171,7 @@ def draw(result):
     middle.errorbar(B, np.mean(each, 1), 1.96 * np.std(each, 1), color="C2", marker="^", capsize=3,
                     label="examples of one coordinate (tail_index)")  # fmt: skip
     middle.axhline(2, color="0.3", linestyle="--", linewidth=1, label="Gaussian: 2")
-    middle.set(xscale="log", ylim=(0.5, 2.3), xlabel="batch size B (examples)")
+    middle.set(xscale="log", ylim=(0, 2.9), xlabel="batch size B (examples)")
     middle.set(ylabel="index alpha of a stable law", title="Index of the noise")
     value, se = np.array([excess(row) for row in result["rows"]]).T
     right.errorbar(B, value, 1.96 * se, color="C0", marker="o", capsize=3, label="gradients")
