@@ -113,8 +113,8 @@ def mean_se(values):
 
 
 def measure(quick):
-    seeds, steps = (SEEDS[:2], (0, 30, 200)) if quick else (SEEDS, STEPS)
-    points = [p for s in seeds for p in run(s, steps, 20 if quick else REPETITIONS)]
+    seeds, steps = (SEEDS[:2], (0, 10, 40)) if quick else (SEEDS, STEPS)
+    points = [p for s in seeds for p in run(s, steps, 8 if quick else REPETITIONS)]
     runs = [[p for p in points if p["seed"] == s] for s in seeds]
     of_runs = lambda f: mean_se([f(r) for r in runs])  # noqa: E731
     of_points = lambda f: mean_se([f(p) for p in points])  # noqa: E731

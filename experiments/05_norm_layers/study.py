@@ -133,7 +133,7 @@ def mean_se(values):
 
 
 def measure(quick):
-    seeds, steps = (SEEDS[:2], (0, 8, 16, 32)) if quick else (SEEDS, STEPS)
+    seeds, steps = (SEEDS[:2], (0, 8, 16, 24)) if quick else (SEEDS, STEPS)
     runs, averages = zip(*(run(s, steps, FEW if quick else EXAMPLES) for s in seeds), strict=True)
     names = (*KINDS, "gain")
     regressions, averaged = (
