@@ -163,10 +163,15 @@ def draw(result):
     for ax in (left, middle):
         ax.axhline(0.5, color="k", ls="--", lw=1, label="SVRG pays below ½")
         ax.set(xscale="log", yscale="log", xlabel="steps since the snapshot")
-    left.set(title="SVRG", ylabel="variance / variance of plain gradients")
+        ax.set_ylabel("variance / variance of plain gradients")
+        ax.set_xticks(steps, [str(s) for s in steps])
+        ax.minorticks_off()
+    left.set_title("SVRG")
     middle.set(title="SVRG with the best coefficient")
     left.legend(fontsize=8)
     right.set(xscale="log", yscale="log", title=f"On a straight line, epoch {epochs[-1]}")
+    right.set_xticks(SHARES, [f"1/{1 / share:.0f}" for share in SHARES])
+    right.minorticks_off()
     right.set(xlabel="part of the way to the end of the epoch", ylabel="variance ratio of SVRG")
     right.legend(fontsize=8)
     return figure
