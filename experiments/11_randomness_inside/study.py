@@ -173,15 +173,18 @@ def draw(result):
         ax.set_xticks(at, [w.replace(" ", "\n") for w in WAYS.values()])
         ax.set_xlim(-0.5, len(WAYS) - 0.5)
     expected = [result["known"][way] for way in WAYS]
-    axes[0].plot(at + 0.12, expected, "k_", ms=26, label="within, known")
+    axes[0].plot(at + 0.12, expected, "k_", ms=26, label="known")
     axes[0].plot(at - 0.12, [DIM] * len(WAYS), "k_", ms=26)
     axes[0].set(title="Gaussian, 10 dimensions")
     axes[1].set(title="Digits through a Gaussian code: encoder")
-    axes[0].legend(), axes[1].legend()
+    for ax in axes[:2]:
+        ax.legend(loc="upper left")
     rates = list(result["dropout"])
     for part, marker in (("between", "o"), ("within", "s")):
         value, se = np.array([result["dropout"][rate][part] for rate in rates]).T
-        axes[2].errorbar(rates, value, 2 * se, fmt=f"-{marker}", capsize=4, label=part)
+        axes[2].errorbar(
+            np.float64(rates), value, 2 * se, fmt=f"-{marker}", capsize=4, label=f"{part} examples"
+        )
     axes[2].set(title="Digits, MLP with dropout", xlabel="dropout rate", ylim=(0, None))
     axes[2].set(ylabel="variance, squared gradient")
     axes[2].legend()
