@@ -178,6 +178,7 @@ def draw(result):
     axes[0].set(title="Gaussian, 10 dimensions")
     axes[1].set(title="Digits through a Gaussian code: encoder")
     for ax in axes[:2]:
+        ax.set_ylim(0.5, 3e5)  # room for the legend
         ax.legend(loc="upper left")
     rates = list(result["dropout"])
     for part, marker in (("between", "o"), ("within", "s")):
