@@ -88,9 +88,13 @@ def described(kind, rate, seed, found) -> dict:
         "steps_after": rises[~below].size,
         "rises_after": int(rises[~below].sum()),
         "least_of_bound": made[below].min() if kind == "sgd" and below.any() else None,
-        "ratio": ratio[:: max(1, len(ratio) // 100)],
-        "loss": losses.ravel()[:: max(1, losses.size // 300)],
+        **({} if seed else drawn(ratio, losses.ravel())),
     }
+
+
+def drawn(ratio, loss) -> dict:
+    """Enough of the curves for the figure."""
+    return {"ratio": ratio[:: max(1, len(ratio) // 100)], "loss": loss[:: max(1, len(loss) // 300)]}
 
 
 def measure(quick: bool) -> dict:
@@ -149,6 +153,6 @@ def draw(result):
         what = "preconditioned sharpness" if kind == "adam" else "sharpness"
         top.set(title=title, ylabel=f"{what} / threshold", ylim=(0, 1.35))
         bottom.set(xlabel="step", ylabel="loss (squared error / 2)", yscale="log")
-        bottom.set_title("Loss; dotted: first crossing of the threshold", fontsize=10)
+        bottom.set_title("Loss; dotted: first crossing of the threshold")
         top.legend(fontsize=9)
     return figure
