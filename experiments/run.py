@@ -12,7 +12,7 @@ A study is a folder `NN_name` with
                     run; the first is the one in RESULTS.md
     README.md       question, expectation, command, what came out
 
-A run writes its `results.json` (with seed, versions, cores and seconds) and `figure.png`, and makes
+A run writes its `results.json` (with versions, cores and seconds) and `figure.png`, and makes
 RESULTS.md anew from all folders.
 """
 
@@ -101,7 +101,7 @@ def line(folder: pathlib.Path) -> list[str]:
     expected, path = expectations(folder), folder / "results.json"
     name, first = next(iter(expected.items()))
     band = "{} to {}".format(*("…" if b is None else f"{b:g}" for b in first["band"]))
-    head = [f"[{folder.name}]({folder.name}/README.md)", name, first["expected"], band]
+    head = [folder.name, name, first["expected"], band]
     if not path.exists():
         return [*head, "not run", "", "", ""]
     found = json.loads(path.read_text())["quantities"]
