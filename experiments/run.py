@@ -31,7 +31,7 @@ import numpy as np
 from tabulate import tabulate
 
 HERE = pathlib.Path(__file__).parent
-HEADERS = ("study", "quantity", "expected", "band", "measured", "± (se)", "in band", "all in band")
+HEADERS = ("study", "quantity", "expected", "band", "measured", "se", "in band (of all)")
 
 
 def studies(chosen=()) -> list[pathlib.Path]:
@@ -101,24 +101,30 @@ def line(folder: pathlib.Path) -> list[str]:
     expected, path = expectations(folder), folder / "results.json"
     name, first = next(iter(expected.items()))
     band = "{} to {}".format(*("…" if b is None else f"{b:g}" for b in first["band"]))
-    head = [folder.name, name, first["expected"], band]
+    head = [folder.name.replace("_", " "), name, first["expected"], band]
     if not path.exists():
-        return [*head, "not run", "", "", ""]
+        return [*head, "not run", "", ""]
     found = json.loads(path.read_text())["quantities"]
     if not expected.keys() <= found.keys():
-        return [*head, "to be run again", "", "", ""]
+        return [*head, "to be run again", "", ""]
     held = [within(found[key], expected[key]) for key in expected]
     se = found[name].get("se")
     value = f"{float(found[name]['value']):.4g}"
     error = "" if se is None else f"{float(se):.2g}"
-    return [*head, value, error, "yes" if held[0] else "no", f"{sum(held)} of {len(held)}"]
+    return [*head, value, error, f"{'yes' if held[0] else 'no'} ({sum(held)} of {len(held)})"]
 
 
 def table() -> str:
     """RESULTS.md, from the files of all studies."""
     rows = [line(folder) for folder in studies()]
     text = tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True)
-    return f"# Expected against measured\n\nWritten by `python experiments/run.py`.\n\n{text}\n"
+    return f"""# Expected against measured
+
+One quantity of each study, with its standard error, and how many of all its quantities came out as
+expected. Written by `python experiments/run.py`.
+
+{text}
+"""
 
 
 def main():

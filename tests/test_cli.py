@@ -19,6 +19,7 @@ from funcbackprop.training import Records, read_rows
 
 FILES = {"config.json", "metadata.json", "metrics.jsonl", "summary.json", "report.html"}
 QUICK = ["--steps", "4", "--batch-size", "8", "--measure-examples", "8", "--measurements", "2"]
+QUICK += ["--sharpness-examples", "8"]
 TRAIN = ["--steps", "4", "--batch-size", "8"]
 
 
