@@ -14,7 +14,7 @@ from ..training import TrainState, on_this_device
 from .measure import training_sample
 
 # Mini-batches of the smallest size, a power of two; and how many of the largest there must be.
-_MOST, _LEAST = 64, 4
+_MOST, _LEAST = 32, 4
 
 
 def batch_variance(
