@@ -225,8 +225,8 @@ def sharpness(run: Run) -> list[str]:
     first, end = known[0], known[-1]
     sentences.insert(
         0,
-        f"The {kind} was {number(first['value'])} at step {first['step']:,} and "
-        f"{number(end['value'])} at step {end['step']:,}.",
+        f"The {kind} was {_bounded(first)} at step {first['step']:,} and {_bounded(end)} at step "
+        f"{end['step']:,}.",
     )
     threshold = end.get("threshold")
     if threshold is None:
@@ -241,6 +241,12 @@ def sharpness(run: Run) -> list[str]:
             "of the full batch overshoots along the sharpest direction."
         )
     return sentences
+
+
+def _bounded(row):
+    """The sharpness, and what it is at most where that is another number."""
+    value, upper = (number(row[key]) for key in ("value", "upper"))
+    return value if row["upper"] is None or upper == value else f"{value} (at most {upper})"
 
 
 def _rates(run, end, threshold):
@@ -267,13 +273,15 @@ def _without(run, known):
 
 def by_layer(run: Run) -> list[str]:
     """The layers with the largest shares at the end, and those that raised the loss."""
-    gradient, fall = ({k: last(x) for k, x in of.items()} for of in shares(run))
+    curves, limits = shares(run), limits_of_shares(run)
+    gradient, fall = ({k: last(x) for k, x in of.items()} for of in curves)
     sentences = []
-    for what, of in (("|G|²", gradient), ("the fall of the loss", fall)):
-        known = {k: x for k, x in of.items() if x is not None}
+    for k, (what, of) in enumerate((("|G|²", gradient), ("the fall of the loss", fall))):
+        known = {name: x for name, x in of.items() if x is not None}
         if known:
             top = max(known, key=lambda name: abs(known[name]))
-            sentences.append(f"At the last measurement {top} has {percent(known[top])} of {what}.")
+            share = _share(curves[k][top], limits[k][top])
+            sentences.append(f"At the last measurement {top} has {share} of {what}.")
     raising = [name for name, x in fall.items() if x is not None and x < 0]
     if raising:
         sentences.append(

@@ -35,12 +35,12 @@ def _ends(curve):
     return first, end
 
 
-def _uncertain_ends(run, key):
+def _uncertain_ends(run, key, layer=None):
     """`_ends` of a moment with its values as text: of one seed with their limits, of several with
     their standard deviation."""
-    curve, limits = noise(run, key), noise_limits(run, key)
-    ends = _ends(curve)
-    return ends and [(step, _uncertain(curve, limits, step, value)) for step, value in ends]
+    curve, limits = noise(run, key, layer), noise_limits(run, key, layer)
+    ends = _ends(curve) or ()
+    return [(step, _uncertain(curve, limits, step, value)) for step, value in ends]
 
 
 def _uncertain(curve, limits, step, value):
@@ -285,10 +285,11 @@ def by_layer(run: Run) -> list[str]:
             f"variance, the largest share of {len(variance)} layers."
         )
     ratio = {name: last(noise(run, "signal_to_noise", name)) for name in run.layers}
-    return [*sentences, *_signal_by_layer({k: x for k, x in ratio.items() if x is not None})]
+    known = {name: x for name, x in ratio.items() if x is not None}
+    return [*sentences, *_signal_by_layer(run, known)]
 
 
-def _signal_by_layer(ratio):
+def _signal_by_layer(run, ratio):
     if len(ratio) < 2:
         return []
     below = sum(x <= 0 for x in ratio.values())
@@ -298,8 +299,8 @@ def _signal_by_layer(ratio):
         ]
     low, high = (pick(ratio, key=lambda name: ratio[name]) for pick in (min, max))
     sentences = [
-        f"The signal to noise of one batch ranged from {number(ratio[low])} ({low}) to "
-        f"{number(ratio[high])} ({high})."
+        f"The signal to noise of one batch ranged from {_ratio_at_end(run, low)} ({low}) to "
+        f"{_ratio_at_end(run, high)} ({high})."
     ]
     if below:
         sentences.append(
@@ -307,6 +308,10 @@ def _signal_by_layer(ratio):
             "told from noise."
         )
     return sentences
+
+
+def _ratio_at_end(run, layer):
+    return _uncertain_ends(run, "signal_to_noise", layer)[1][1]
 
 
 def check(run: Run) -> list[str]:

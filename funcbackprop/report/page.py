@@ -19,6 +19,9 @@ _PIXELS = 0.62  # width on the page of a pixel of a figure, so that all letters 
 _SPELLINGS = {text.lower(): term for term in GLOSSARY for text in term.spellings}
 _TERM = "|".join(re.escape(text) for text in sorted(_SPELLINGS, key=lambda x: -len(x)))
 _CODE_OR_TERM = re.compile(rf"`([^`]+)`|(?<![\w<&/])({_TERM})(?![\w/²])", re.IGNORECASE)
+# A number at the start of a cell, with what stands after ±; and an interval: not to be broken.
+_ONE = r"-?[\d.,]+(?:e-?\d+)?"
+_NUMBER = re.compile(rf"(>|\s)({_ONE}(?: ± {_ONE})?|\[[^\[\]<>]{{1,40}}[\])])(?=[<\s])")
 
 
 def render(template: str, **values: Any) -> str:
@@ -83,7 +86,11 @@ def table(rows: list, headers: list, digits: int = 3):
     from markupsafe import Markup
 
     # tables.html escapes every cell
-    return Markup(tables.html(rows, headers, digits)) if rows else ""
+    return Markup(_NUMBER.sub(_unbroken, tables.html(rows, headers, digits))) if rows else ""
+
+
+def _unbroken(match):
+    return f'{match[1]}<span class="n">{match[2]}</span>'
 
 
 def picture(png: bytes) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from .. import tables
 from . import cells, diagnosis, effect
 from .run import Run, metrics
 
-# What differs between any two runs, or stands twice.
+# What differs between any two runs, or stands twice; and what is told of the data.
 _PASSED_OVER = {"config": ("name",), "metadata": ("command", "started", "seeds")}
+_OF_DATA = ("name", "hash", "examples", "test_examples")
+_HASH = 12
 
 
 class Amount(NamedTuple):
@@ -49,14 +51,20 @@ def configuration(runs: Sequence[Run]) -> list[list[str]]:
     """`[field, value in each run]` for what differs in configuration and environment."""
     found = []
     for part, passed_over in _PASSED_OVER.items():
-        trees = [
-            {k: v for k, v in getattr(run, part).items() if k not in passed_over} for run in runs
-        ]
-        flat = [dict(cells.flat(tree)[0]) for tree in trees]
+        flat = [dict(cells.flat(_told(getattr(run, part), passed_over))[0]) for run in runs]
         for key in dict.fromkeys(key for of_run in flat for key in of_run):
             values = [of_run.get(key, tables.NO_VALUE) for of_run in flat]
             if len(set(values)) > 1:
                 found.append([key, *values])
+    return found
+
+
+def _told(tree, passed_over):
+    found = {k: v for k, v in tree.items() if k not in passed_over}
+    if isinstance(data := found.get("data"), dict):
+        found["data"] = {k: data[k] for k in _OF_DATA if data.get(k) is not None}
+        if "hash" in found["data"]:
+            found["data"]["hash"] = data["hash"][:_HASH]
     return found
 
 
