@@ -86,7 +86,8 @@ def log_extent(bands: Iterable[Band], room: float = 10.0) -> np.ndarray:
     means, values = means[means > 0], extent(bands)
     if not len(means):
         return values
-    return np.where(values > 0, np.clip(values, means.min() / room, means.max() * room), values)
+    near = np.where(values > 0, np.clip(values, means.min() / room, means.max() * room), values)
+    return np.append(means, near)
 
 
 def running_mean(steps, values, reach: float = 0.1) -> np.ndarray:

@@ -116,7 +116,7 @@ GLOSSARY = (
         "2/η for gradient descent with the learning rate η; (2 + 2 b1) / ((1 - b1) η) for Adam, "
         "against the preconditioned sharpness (Cohen et al. 2021, arXiv:2103.00065, and 2022, "
         "arXiv:2207.14484).",
-        ("threshold of stability", "threshold"),
+        ("threshold of stability", "of the threshold"),
     ),
     Term(
         "seeds",

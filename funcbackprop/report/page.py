@@ -22,6 +22,8 @@ _CODE_OR_TERM = re.compile(rf"`([^`]+)`|(?<![\w<&/])({_TERM})(?![\w/²])", re.IG
 # A number at the start of a cell, with what stands after ±; and an interval: not to be broken.
 _ONE = r"-?[\d.,]+(?:e-?\d+)?"
 _NUMBER = re.compile(rf"(>|\s)({_ONE}(?: ± {_ONE})?|\[[^\[\]<>]{{1,40}}[\])])(?=[<\s])")
+# Between the pieces of a path, such as params['a']['b'] or encoder.block.w, a line may break.
+_PIECE = re.compile(r"((?<=;|\d)\](?=[\[.])|(?<=[a-z_])\.(?=[a-z_]))")
 
 
 def render(template: str, **values: Any) -> str:
@@ -86,7 +88,8 @@ def table(rows: list, headers: list, digits: int = 3):
     from markupsafe import Markup
 
     # tables.html escapes every cell
-    return Markup(_NUMBER.sub(_unbroken, tables.html(rows, headers, digits))) if rows else ""
+    text = _NUMBER.sub(_unbroken, tables.html(rows, headers, digits)) if rows else ""
+    return Markup(_PIECE.sub(r"\1<wbr>", text))
 
 
 def _unbroken(match):
