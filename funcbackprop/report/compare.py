@@ -293,9 +293,7 @@ def _figures(c: Comparison) -> Iterator[dict[str, Any]]:
             "noise-scale",
             "Noise scale",
             figures.noise_scales_of_runs(scales, sizes),
-            "At the end the noise scale, in examples, is "
-            + "; ".join(f"{x} ({label})" for label, x in zip(c.labels, ends.cells, strict=True))
-            + ".",
+            "At the end the noise scale, in examples, is " + f"{_each(c, ends, '; ')}.",
             "S/|G|²: the batch size at which noise and signal are equal. Above a dashed line a "
             "batch of that size is mostly noise, below it mostly signal. Bands: 95 % intervals, "
             "or the range of several seeds; at the upper edge there is no upper limit.",
@@ -321,14 +319,11 @@ def _measured(c: Comparison):
 def _best(c: Comparison) -> str:
     """At the end, every run's value of what is drawn."""
     drawn = _measured(c)
-    parts = [
-        f"{row.name} "
-        + ", ".join(
-            f"{x} ({label})"
-            for label, x in zip(c.labels, row.cells, strict=True)
-            if x != tables.NO_VALUE
-        )
-        for row in c.rows
-        if row.name in drawn
-    ]
+    parts = [f"{row.name} {_each(c, row, ', ')}" for row in c.rows if row.name in drawn]
     return f"At the end: {'; '.join(parts)}." if parts else ""
+
+
+def _each(c: Comparison, row: Row, between: str) -> str:
+    """The cells of a row with the labels of their runs, where there is something."""
+    cells = zip(c.labels, row.cells, strict=True)
+    return between.join(f"{x} ({label})" for label, x in cells if x != tables.NO_VALUE)

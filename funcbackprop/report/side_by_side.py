@@ -212,11 +212,11 @@ def _seconds(run):
 _RUN = (
     ("outcome", lambda run: run.summary["outcome"]),
     ("updates", _updates),
+    ("batch size", lambda run: f"{run.batch_size:,}" if run.batch_size else None),
     ("seeds", _seeds),
 )
 _NOISE = (
     ("noise scale S/|G|² (examples)", lambda run: _noise(run, "noise_scale")),
-    ("batch size (examples)", lambda run: f"{run.batch_size:,}" if run.noisy else None),
     ("signal to noise of a batch", lambda run: _noise(run, "signal_to_noise")),
     ("S", lambda run: _noise(run, "S")),
     ("|G|²", lambda run: _noise(run, "sq_gradient_norm")),
