@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..contract import Problem, differentiable
+from ..contract import Problem, differentiable, without_aux
 from ..noise.estimate import around_positive, quantile
-from ..per_example import Mean, gradient_statistics, total
+from ..per_example import total
 from ..training import TrainState, on_this_device
 from .measure import training_sample
 
@@ -38,12 +38,14 @@ def batch_variance(
     blocks = 2 ** int(np.log2(min(_MOST, len(kept))))
     size = len(kept) // blocks
     order = np.random.default_rng(seed).permutation(kept)[: blocks * size].reshape(blocks, size)
-    of_block = gradient_statistics(problem.loss, Mean(), has_aux=problem.has_aux)
+    loss = jax.vmap(without_aux(problem), (None, 0))
 
     @jax.jit
     def deviation(params, rows, mean):
         block = jax.tree.map(lambda x: x[rows], batch)
-        found = jax.tree.map(jnp.subtract, of_block(params, block)[1], mean)
+        trained, join = differentiable(params, "study")
+        gradient = jax.grad(lambda p: jnp.mean(loss(join(p), block)))(trained)
+        found = jax.tree.map(jnp.subtract, gradient, mean)
         return found, _sq_norm(found)
 
     def measure(state):
