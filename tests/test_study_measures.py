@@ -55,6 +55,17 @@ def test_padding_is_left_out():
     assert all(np.isfinite(x["value"]) for x in row["sizes"])
 
 
+def test_what_is_not_finite_is_no_number_and_no_warning():
+    large = np.full((8, 3), 3e38, np.float32)  # its squares are not finite in float32
+    problem = fb.Problem(loss, W, large, "q")
+    found = Evaluation(problem, 0, device_mesh())(W)
+    assert found["metrics"]["train"]["loss"] == np.inf
+    assert found["standard_errors"]["train"]["loss"] is None
+    uneven = fb.Problem(loss, W, large * (np.arange(8, dtype=np.float32)[:, None] / 8), "q")
+    row = batch_variance(uneven, 0, 8)(state())
+    assert [x["value"] for x in row["sizes"]] == [None] * len(row["sizes"])
+
+
 def test_seen_is_held_against_predicted(tmp_path):
     ends = {"value": 2.0, "lower": 1.5, "upper": 2.5}
     row = {"seed": 0, "step": 0, "sizes": [{"batch_size": 4, "mini_batches": 8, **ends}]}

@@ -21,7 +21,10 @@ _TERM = "|".join(re.escape(text) for text in sorted(_SPELLINGS, key=lambda x: -l
 _CODE_OR_TERM = re.compile(rf"`([^`]+)`|(?<![\w<&/])({_TERM})(?![\w/²])", re.IGNORECASE)
 # A number at the start of a cell, with what stands after ±; and an interval: not to be broken.
 _ONE = r"-?[\d.,]+(?:e-?\d+)?"
-_NUMBER = re.compile(rf"(>|\s)({_ONE}(?: ± {_ONE})?|\[[^\[\]<>]{{1,40}}[\])])(?=[<\s])")
+_INTERVAL = r"\[[^\[\]<>]{1,40}[\])]"
+_NUMBER = re.compile(rf"(>)({_ONE}(?: ± {_ONE})?)(?=<| \[)|(\s)({_INTERVAL})(?=<)")
+
+
 # Between the pieces of a path, such as params['a']['b'] or encoder.block.w, a line may break.
 _PIECE = re.compile(r"((?<=;|\d)\](?=[\[.])|(?<=[a-z_])\.(?=[a-z_]))")
 
@@ -93,7 +96,8 @@ def table(rows: list, headers: list, digits: int = 3):
 
 
 def _unbroken(match):
-    return f'{match[1]}<span class="n">{match[2]}</span>'
+    before, text = filter(None, match.groups())
+    return f'{before}<span class="n">{text}</span>'
 
 
 def picture(png: bytes) -> dict[str, Any]:

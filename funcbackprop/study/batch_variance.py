@@ -96,6 +96,7 @@ def _sq_norm(tree):
 def _row(size: int, squares: list) -> dict[str, Any]:
     x = np.asarray(jax.device_get(squares), np.float64)
     K = len(x)
-    error = np.std(x, ddof=1) / np.sqrt(K) * K / (K - 1)
+    with np.errstate(invalid="ignore"):  # where a gradient is not finite, neither is the row
+        error = np.std(x, ddof=1) / np.sqrt(K) * K / (K - 1)
     found = around_positive(x.sum() / (K - 1), error, quantile(K - 1)).to_dict()
     return {"batch_size": size, "mini_batches": K, **found}

@@ -94,9 +94,9 @@ class Evaluation:
 
 
 def _mean(values, weights) -> tuple[float, float | None]:
-    """The weighted mean and its standard error; None for a single value."""
+    """The weighted mean and its standard error; None for a single value, or one not finite."""
     mean = float(np.average(values, weights=weights))
-    if len(values) < 2:
+    if len(values) < 2 or not np.isfinite(mean):
         return mean, None
     squares = np.sum(weights**2 * (values - mean) ** 2) * len(values) / (len(values) - 1)
     return mean, float(np.sqrt(squares) / np.sum(weights))
