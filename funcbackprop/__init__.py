@@ -70,6 +70,7 @@ _ROOMS = (
     "noise",
     "per_example",
     "reference",
+    "report",
     "training",
 )
 _HOME = {name: room for room, names in _CONTENTS.items() for name in names}
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from . import noise as noise
     from . import per_example as per_example
     from . import reference as reference
+    from . import report as report
     from . import training as training
     from .check import GradientCheck as GradientCheck
     from .check import assert_gradients_match as assert_gradients_match

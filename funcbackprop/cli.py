@@ -1,4 +1,4 @@
-"""The command line: `funcbackprop study`, `train`, `check` and `bench`; help loads no JAX."""
+"""The command line: `study`, `train`, `check`, `bench` and `compare`; help loads no JAX."""
 
 import shlex
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 from .bench.config import BenchConfig
-from .study.config import CheckConfig, StudyConfig, TrainConfig
+from .study.config import CheckConfig, CompareConfig, StudyConfig, TrainConfig
 from .usage import UsageError
 
 _COMMANDS = {
@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": TrainConfig,
     "check": CheckConfig,
     "bench": BenchConfig,
+    "compare": CompareConfig,
 }
 
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(config)
         if isinstance(config, BenchConfig):
             return _bench(config)
+        if isinstance(config, CompareConfig):
+            return _compare(config)
         return _run(config, shlex.join(["funcbackprop", *argv]))
     except UsageError as error:
         return _refuse(error)
@@ -40,11 +43,13 @@ def _parse(argv: list[str]):
         raise UsageError(
             "the command line needs more packages: pip install 'funcbackprop[study]'"
         ) from error
-    study, train, check, bench = (
-        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+    kinds = tuple(
+        Annotated[
+            kind, tyro.conf.subcommand(name, prefix_name=False), tyro.conf.PositionalRequiredArgs
+        ]
         for name, kind in _COMMANDS.items()
     )
-    either: Any = Union[study, train, check, bench]  # noqa: UP007
+    either: Any = Union[kinds]  # noqa: UP007
     if len(argv) > 1 and argv[0] in _COMMANDS and ":" in argv[1] and argv[1][0] != "-":
         option = "--workloads" if argv[0] == "bench" else "--model"
         argv = [argv[0], option, *argv[1:]]  # `study module:problem`
@@ -57,6 +62,22 @@ def _check(config: CheckConfig) -> int:
     report = checking.run(config)
     print(report)
     return 1 if report.findings else 0
+
+
+def _compare(config: CompareConfig) -> int:
+    from . import report
+
+    try:
+        found = report.compare(*config.runs)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error).removeprefix("`compare`: ")) from error
+    try:
+        page = found.write(config.out)
+    except OSError as error:
+        raise UsageError(f"--out: cannot write {config.out}: {error.strerror or error}") from error
+    print(found)
+    print(f"\nComparison: {page}")
+    return 0
 
 
 def _bench(config: BenchConfig) -> int:

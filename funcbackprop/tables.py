@@ -53,6 +53,41 @@ def number(x: Any, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if decimals else text
 
 
+def with_error(value: float | None, error: float | None, digits: int = 4) -> str:
+    """A number with its standard error or deviation, to the decimals that the latter allows.
+
+    >>> [with_error(0.97771, 0.0078), with_error(12345.6, 210.0), with_error(0.5, None)]
+    ['0.9777 ± 0.0078', '12,346 ± 210', '0.5']
+    """
+    if value is None or error is None or not (math.isfinite(value) and math.isfinite(error)):
+        return number(value, digits)
+    if not _SMALLEST <= error < _LARGEST or abs(value) >= _LARGEST:
+        return f"{number(value, digits)} ± {number(error, 2)}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
+
+
+def with_interval(value: float | None, lower: float | None, upper: float | None) -> str:
+    """A number with its 95 % interval; without an upper limit, what it is at least.
+
+    A value below the interval is an estimate of what cannot be negative: then, what it is at most.
+
+    >>> [with_interval(32.1, 28.0, 37.5), with_interval(None, 300.0, None)]
+    ['32.1 [28, 37.5]', 'at least 300']
+    >>> with_interval(5.0, 3.0, None), with_interval(-0.1, 0.0, 0.2), with_interval(5.0, None, None)
+    ('5 [3, unbounded)', 'at most 0.2', '5')
+    """
+    if lower is None:
+        return number(value)
+    if value is not None and value < lower and upper is not None:
+        return f"at most {number(upper)}"
+    if upper is None:
+        low = number(lower)
+        return f"at least {low}" if value is None else f"{number(value)} [{low}, unbounded)"
+    ends = [number(x) for x in (lower, upper)]
+    return number(value) if ends == [number(value)] * 2 else f"{number(value)} [{', '.join(ends)}]"
+
+
 def percent(x: float | None, digits: int = 2) -> str:
     """A share in percent; a dash where there is none, or where it is not finite.
 

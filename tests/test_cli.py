@@ -94,7 +94,14 @@ def test_study_of_models(model, tmp_path, small_text, capsys):
             layers = row["noise"]["layers"].values()
             assert total["S"] == pytest.approx(sum(x["S"] for x in layers), rel=1e-4)
             assert total["batch_variance"] == pytest.approx(total["S"] / 8)
-            assert set(row["metrics"]) == {"train", "test"}
+            assert set(row["metrics"]) == set(row["standard_errors"]) == {"train", "test"}
+            for entry in (total, *row["noise"]["layers"].values()):
+                for key in ("S", "sq_gradient_norm"):
+                    low, high = entry["limits"][key]
+                    assert low < entry[key] < high
+    sizes = [r for r in rows if r["kind"] == "batch_variance"]
+    assert [r["step"] for r in sizes] == [0, 1, 4]
+    assert [x["batch_size"] for x in sizes[0]["sizes"]] == [1, 2]
     effects = [r for r in rows if r["kind"] == "update_effect"]
     assert [r["step"] for r in effects] == [0, 1, 4]
     for row in effects:

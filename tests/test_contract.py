@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import funcbackprop as fb
+from funcbackprop.contract import layer_groups
 from funcbackprop.usage import initial_params
 
 
@@ -105,3 +106,18 @@ def test_params_that_can_be_called_are_no_function_of_a_key():
     drawn = fb.Problem(lambda m, x: m(x), CallableModel, jnp.ones(3), "drawn")
     assert (fixed.draws_params, drawn.draws_params) == (False, True)
     assert initial_params(fixed, 0) is fixed.params
+
+
+def test_a_variable_of_flax_nnx_is_no_layer():
+    """Its path ends in `.value`; the layer is what holds kernel and bias."""
+    from flax import nnx
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(2, 3, rngs=rngs)
+            self.second = nnx.Linear(3, 1, rngs=rngs)
+
+    params = nnx.split(Model(nnx.Rngs(0)))[1]
+    groups = layer_groups(params)
+    assert list(groups) == ["first", "second"]
+    assert sum(len(paths) for paths in groups.values()) == 4

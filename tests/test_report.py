@@ -275,7 +275,7 @@ class Page(HTMLParser):
         if tag == "img":
             self.images.append(attrs)
         self.addresses += [attrs[key] for key in ("src", "href", "srcset") if key in attrs]
-        if tag not in {"img", "meta", "br", "link"}:
+        if tag not in {"img", "meta", "br", "link", "wbr"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -414,6 +414,16 @@ def test_estimates_that_a_log_axis_cannot_hold_are_named_in_the_legend():
     names = legend_of(figures.noise_scale(curve, 64))
     assert "no finite estimate" in names
     assert "batch size: 64 examples" in names
+
+
+def test_no_estimate_falls_off_a_log_axis():
+    """The lower limit of the last |G|^2 is negative, so that its value alone holds the axis."""
+    steps = [0, 1]
+    limits = {0: (steps, [0.9, -1.0])}, {0: (steps, [1.1, 2.0])}
+    figure = figures.gradient_noise(
+        {0: (steps, [5.0, 5.0])}, {0: (steps, [1.0, 1e-3])}, sq_norm_limits=limits
+    )
+    assert figure.axes[0].get_ylim()[0] < 1e-3
 
 
 def legend_of(figure):

@@ -18,10 +18,11 @@ _LINEAR_STEPS = 12  # runs up to this long have a linear axis
 
 
 def draw_band(ax: "Axes", b: Band, *, log: bool = False, **look) -> None:
-    """The mean as a line and the range as a band; on a log axis only what is above zero."""
+    """The mean as a line and the band; on a log axis only what is above zero, up to the edges."""
     ax.plot(b.steps, np.where(b.mean > 0, b.mean, np.nan) if log else b.mean, **look)
     if np.nanmax(b.high - b.low, initial=0) > 0:
-        ax.fill_between(b.steps, b.low, b.high, color=look["color"], alpha=0.18, linewidth=0)
+        low, high = np.clip([b.low, b.high], *ax.get_ylim()) if log else (b.low, b.high)
+        ax.fill_between(b.steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def draw_edge(ax: "Axes", steps: np.ndarray, *, top: bool, **look) -> None:

@@ -1,4 +1,4 @@
-"""Curves of several seeds as one: the mean, and a band from the smallest value to the largest."""
+"""Curves as lines with bands: of several seeds their range, of one the interval of each value."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Curve = Mapping[Any, tuple[Any, Any]]  # seed -> (steps, values): sequences of equal length
+Limits = tuple[Curve, Curve]  # lower and upper limits of the values of a curve
 
 
 class Band(NamedTuple):
@@ -13,7 +14,9 @@ class Band(NamedTuple):
 
     Attributes:
       steps: every step at which any seed was measured, ascending.
-      mean, low, high: mean, smallest and largest of the finite values at each step.
+      mean: of the finite values at each step.
+      low, high: smallest and largest of these; of a single seed the limits of its value, where they
+        are given. `high` is infinite where a value is bounded from below only.
       missing: whether a seed was measured at the step without a finite value.
     """
 
@@ -24,12 +27,20 @@ class Band(NamedTuple):
     missing: np.ndarray
 
 
-def band(curve: Curve) -> Band:
+def band(curve: Curve, limits: Limits | None = None) -> Band:
     """Mean, smallest and largest value over seeds, at every step; `missing` where a seed has none.
+
+    Args:
+      curve: the values.
+      limits: of the values; a single seed has them as its band. An upper limit that is None beside
+        a lower one is infinite.
 
     >>> b = band({0: ([0, 1], [1.0, 4.0]), 1: ([0, 1], [3.0, None])})
     >>> b.mean.tolist(), b.high.tolist(), b.missing.tolist()
     ([2.0, 4.0], [3.0, 4.0], [False, True])
+    >>> b = band({0: ([0, 1], [2.0, 4.0])}, ({0: ([0, 1], [1.0, 3.0])}, {0: ([0, 1], [5.0, None])}))
+    >>> b.low.tolist(), b.high.tolist()
+    ([1.0, 3.0], [5.0, inf])
     """
     steps = np.array(sorted({step for x, _ in curve.values() for step in x}), dtype=float)
     table = np.full((len(curve), len(steps)), np.nan)
@@ -44,7 +55,17 @@ def band(curve: Curve) -> Band:
     mean = np.where(found, table, 0).sum(axis=0) / np.where(none, np.nan, count)
     low = np.where(none, np.nan, np.where(found, table, np.inf).min(axis=0, initial=np.inf))
     high = np.where(none, np.nan, np.where(found, table, -np.inf).max(axis=0, initial=-np.inf))
+    if limits is not None and len(curve) == 1:
+        low, high = _limits(limits, low, high)
     return Band(steps, mean, low, high, missing)
+
+
+def _limits(limits, low, high):
+    """The limits of one seed; where there are none, what was there."""
+    (lower,), (upper,) = ([floats(values) for _, values in x.values()] for x in limits)
+    known = np.isfinite(lower)
+    upper = np.where(known & np.isnan(upper), np.inf, upper)
+    return np.where(known, lower, low), np.where(known, upper, high)
 
 
 def floats(values: Iterable) -> np.ndarray:
@@ -56,6 +77,17 @@ def floats(values: Iterable) -> np.ndarray:
 def extent(bands: Iterable[Band]) -> np.ndarray:
     """All values that bands reach, for the limits of an axis."""
     return np.concatenate([np.zeros(0), *(x for b in bands for x in (b.low, b.high))])
+
+
+def log_extent(bands: Iterable[Band], room: float = 10.0) -> np.ndarray:
+    """The same for a log axis: limits count up to a factor `room` beyond the means, no further."""
+    bands = tuple(bands)
+    means = np.concatenate([np.zeros(0), *(b.mean for b in bands)])
+    means, values = means[means > 0], extent(bands)
+    if not len(means):
+        return values
+    near = np.where(values > 0, np.clip(values, means.min() / room, means.max() * room), values)
+    return np.append(means, near)
 
 
 def running_mean(steps, values, reach: float = 0.1) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .axes import draw_band, draw_edge, edge_reason, finish, legend, log_axis, log_limits, log_ticks
-from .bands import Curve, band, extent
+from .bands import Curve, Limits, band, log_extent
 from .noise import SQUARED_GRADIENT
 from .style import LEVEL, look, panels, styled
 
@@ -24,11 +24,18 @@ class _Panel(NamedTuple):
     label: str
     level: float | None  # a value with a meaning of its own
     colors: str  # of the heat map
-    signed: bool = False  # shares from -1 to 1; else a log axis
+    signed: bool  # shares from -1 to 1; else a log axis
+    limits: Mapping[str, Limits]
 
 
 @styled
-def layer_variance(variance: Mapping[str, Curve], signal_to_noise: Mapping[str, Curve]) -> "Figure":
+def layer_variance(
+    variance: Mapping[str, Curve],
+    signal_to_noise: Mapping[str, Curve],
+    *,
+    variance_limits: Mapping[str, Limits] | None = None,
+    ratio_limits: Mapping[str, Limits] | None = None,
+) -> "Figure":
     """Variance of the mini-batch gradient and its signal-to-noise ratio, layer by layer.
 
     Lines for up to 8 layers, a heat map (layers down, measured steps across) for more.
@@ -36,16 +43,28 @@ def layer_variance(variance: Mapping[str, Curve], signal_to_noise: Mapping[str, 
     Args:
       variance: layer -> curve of S/B, in squared gradient.
       signal_to_noise: layer -> curve of B |G|^2 / S, a pure number.
+      variance_limits, ratio_limits: layer -> limits, drawn as bands where there are lines of a
+        single seed.
     """
+    ratio = ("Signal to noise B|G|²/S", "signal to noise (ratio)", 1.0, "PuOr", False)
     both = (
-        _Panel(variance, "Variance S/B", SQUARED_GRADIENT, None, "viridis"),
-        _Panel(signal_to_noise, "Signal to noise B|G|²/S", "signal to noise (ratio)", 1.0, "PuOr"),
+        _Panel(
+            *(variance, "Variance S/B", SQUARED_GRADIENT, None, "viridis", False),
+            variance_limits or {},
+        ),
+        _Panel(signal_to_noise, *ratio, ratio_limits or {}),
     )
     return _lines(both) if len(variance) <= _MOST_LINES else _maps(both)
 
 
 @styled
-def layer_shares(gradient: Mapping[str, Curve], change: Mapping[str, Curve]) -> "Figure":
+def layer_shares(
+    gradient: Mapping[str, Curve],
+    change: Mapping[str, Curve],
+    *,
+    gradient_limits: Mapping[str, Limits] | None = None,
+    change_limits: Mapping[str, Limits] | None = None,
+) -> "Figure":
     """Each layer's share of the squared gradient, and of what the next update changes.
 
     Lines for up to 8 layers, a heat map for more.
@@ -54,12 +73,17 @@ def layer_shares(gradient: Mapping[str, Curve], change: Mapping[str, Curve]) -> 
       gradient: layer -> curve of its |G|^2 over the sum of their absolute values.
       change: layer -> curve of -<G, u> over the sum of the absolute values: above zero, the
         layer's part of the update lowers the loss.
+      gradient_limits, change_limits: layer -> limits, drawn as bands where there are lines of a
+        single seed.
     """
+    look = (None, "PuOr", True)
+    fall = ("Share of the fall of the loss", "share, to first order", *look)
     both = (
-        _Panel(gradient, "Share of |G|²", "share of the squared gradient", None, "PuOr", True),
         _Panel(
-            change, "Share of the fall of the loss", "share, to first order", None, "PuOr", True
+            *(gradient, "Share of |G|²", "share of the squared gradient", *look),
+            gradient_limits or {},
         ),
+        _Panel(change, *fall, change_limits or {}),
     )
     return _lines(both) if len(gradient) <= _MOST_LINES else _maps(both)
 
@@ -67,13 +91,14 @@ def layer_shares(gradient: Mapping[str, Curve], change: Mapping[str, Curve]) -> 
 def _lines(both):
     figure, axes = panels(2, width=12.4, height=5.2)
     for ax, panel in zip(axes, both, strict=True):
-        bands = {name: band(curve) for name, curve in panel.curves.items()}
+        bands = {name: band(x, panel.limits.get(name)) for name, x in panel.curves.items()}
         if not panel.signed:
-            log_axis(ax, extent(bands.values()))
+            log_axis(ax, log_extent(bands.values()))
         for k, (name, b) in enumerate(bands.items()):
             draw_band(ax, b, log=not panel.signed, label=name, **look(k))
         if panel.signed:
-            ax.set_ylim(min(-0.1, np.nanmin(extent(bands.values()), initial=0) - 0.05), 1.05)
+            means = np.concatenate([b.mean for b in bands.values()])
+            ax.set_ylim(min(-0.1, np.nanmin(means, initial=0) - 0.15), 1.05)
             ax.axhline(0, **LEVEL)
         else:
             _mark_edges(ax, panel, bands)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .axes import draw_band, finish, legend, log_axis
-from .bands import Curve, band, extent, floats, running_mean
+from .bands import Curve, Limits, band, extent, floats, running_mean
 from .style import MARKERS, PALETTE, panels, styled
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ _COLORS = (PALETTE[7], *PALETTE[1:7])  # of the data's names; blue is the mini-b
 
 @styled
 def learning_curves(
-    training: Curve, measured: Mapping[str, Mapping[str, Curve]], title: str = "Loss"
+    training: Curve,
+    measured: Mapping[str, Mapping[str, Curve]],
+    title: str = "Loss",
+    *,
+    limits: Mapping[str, Mapping[str, Limits]] | None = None,
 ) -> "Figure":
     """Loss and other metrics while training, a panel for each metric.
 
@@ -29,6 +33,7 @@ def learning_curves(
       measured: metric -> name of the data ("train", "test") -> curve. "loss" joins the mini-batch
         loss in the first panel.
       title: of the first panel.
+      limits: metric -> name of the data -> limits, drawn as bands for a single seed.
 
     >>> figure = learning_curves({0: ([0, 1, 2], [2.3, 1.9, 1.2])}, {})
     >>> figure.axes[0].get_title(loc="left")
@@ -40,30 +45,35 @@ def learning_curves(
     figure, axes = panels(columns, rows, width=12.4 if others else 9, height=0.6 + 4.2 * rows)
     splits = list(dict.fromkeys(name for curves in measured.values() for name in curves))
     looks = {name: _look(k) for k, name in enumerate(splits)}
-    _loss_panel(axes[0], training, measured.get("loss", {}), looks, title)
+    bands = {name: _bands(curves, (limits or {}).get(name)) for name, curves in measured.items()}
+    _loss_panel(axes[0], training, bands.get("loss", {}), looks, title)
     for ax, name in zip(axes[1:], others, strict=False):
-        _metric_panel(ax, name, measured[name], looks)
+        _metric_panel(ax, name, bands[name], looks)
     for ax in axes[1 + len(others) :]:
         ax.remove()
     legend(figure)
     return figure
 
 
+def _bands(curves, limits):
+    return {split: band(curve, (limits or {}).get(split)) for split, curve in curves.items()}
+
+
 def _look(k):
     return {"color": _COLORS[k % len(_COLORS)], "marker": MARKERS[k % len(MARKERS)]}
 
 
-def _loss_panel(ax, training, measured, looks, title):
+def _loss_panel(ax, training, shown, looks, title):
     for steps, values in training.values():
         ax.plot(steps, floats(values), color=_LIGHT_BLUE, lw=0.7, alpha=0.7, label="mini-batch")
     if training:
         smooth = {seed: (steps, running_mean(steps, x)) for seed, (steps, x) in training.items()}
         draw_band(ax, band(smooth), color=_BLUE, lw=1.6, label="mini-batch, running mean")
-    shown = {name: band(curve) for name, curve in measured.items()}
     for name, b in shown.items():
         draw_band(ax, b, **looks[name], label=name)
     raw = [floats(values) for _, values in training.values()]
-    _value_axis(ax, np.concatenate([extent(shown.values()), *raw]))
+    ends = [x for b in shown.values() for x in (b.mean, b.high)]
+    _value_axis(ax, np.concatenate([*ends, *raw]))
     _mark_not_finite(ax, training)
     every = [*(steps for steps, _ in training.values()), *(b.steps for b in shown.values())]
     finish(ax, title, "loss (mean over examples)", np.concatenate([[0], *every]))
@@ -91,8 +101,7 @@ def _mark_not_finite(ax, training):
         )
 
 
-def _metric_panel(ax, name, curves, looks):
-    bands = {split: band(curve) for split, curve in curves.items()}
+def _metric_panel(ax, name, bands, looks):
     for split, b in bands.items():
         draw_band(ax, b, **looks[split], label=split)
     if name == "accuracy":

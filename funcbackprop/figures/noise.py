@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .axes import draw_band, draw_edge, edge_reason, finish, legend, log_axis
-from .bands import Curve, band, extent, floats
+from .bands import Curve, Limits, band, extent, floats, log_extent
 from .style import LEVEL, look, panels, styled
 
 if TYPE_CHECKING:
@@ -15,7 +15,14 @@ SQUARED_GRADIENT = "squared gradient (loss² / parameter²)"
 
 
 @styled
-def gradient_noise(variance: Curve, sq_norm: Curve, title: str | None = None) -> "Figure":
+def gradient_noise(
+    variance: Curve,
+    sq_norm: Curve,
+    title: str | None = None,
+    *,
+    variance_limits: Limits | None = None,
+    sq_norm_limits: Limits | None = None,
+) -> "Figure":
     """S = tr(Sigma) and the unbiased |G|^2 while training, on a log axis.
 
     Args:
@@ -23,13 +30,14 @@ def gradient_noise(variance: Curve, sq_norm: Curve, title: str | None = None) ->
       sq_norm: the unbiased estimate of |G|^2. Estimates at or below zero are drawn as hollow
         markers at the lower edge.
       title: of the figure.
+      variance_limits, sq_norm_limits: lower and upper limits, drawn as a band for a single seed.
     """
     figure, (ax,) = panels(1)
     shown = (
-        (band(variance), "S", "variance of one example's gradient"),
-        (band(sq_norm), "|G|²", "squared norm of the mean gradient"),
+        (band(variance, variance_limits), "S", "variance of one example's gradient"),
+        (band(sq_norm, sq_norm_limits), "|G|²", "squared norm of the mean gradient"),
     )
-    log_axis(ax, extent(b for b, *_ in shown))
+    log_axis(ax, log_extent(b for b, *_ in shown))
     for k, (b, symbol, meaning) in enumerate(shown):
         draw_band(ax, b, log=True, label=f"{symbol}: {meaning}", **look(k))
         name = f"{symbol}: {edge_reason(b.mean)}"
@@ -41,7 +49,11 @@ def gradient_noise(variance: Curve, sq_norm: Curve, title: str | None = None) ->
 
 @styled
 def noise_scale(
-    scale: Curve, batch_size: float | None = None, title: str | None = None
+    scale: Curve,
+    batch_size: float | None = None,
+    title: str | None = None,
+    *,
+    limits: Limits | None = None,
 ) -> "Figure":
     """The gradient noise scale S/|G|^2 while training, with the run's batch size as a level.
 
@@ -50,10 +62,12 @@ def noise_scale(
         hollow triangle stands at the upper edge.
       batch_size: examples in a mini-batch.
       title: of the figure.
+      limits: of the noise scale, drawn as a band for a single seed; up to the upper edge where the
+        upper limit is None.
     """
     figure, (ax,) = panels(1)
-    b = band(scale)
-    log_axis(ax, np.append(extent([b]), batch_size or np.nan))
+    b = band(scale, limits)
+    log_axis(ax, np.append(log_extent([b]), batch_size or np.nan))
     draw_band(ax, b, log=True, label="noise scale S/|G|²", **look(0))
     if batch_size:
         ax.axhline(batch_size, label=f"batch size: {batch_size:,} examples", **LEVEL)

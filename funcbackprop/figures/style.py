@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar
 
 from ..files import whole
 
@@ -128,6 +128,12 @@ def save(figure: "Figure", path: str | os.PathLike) -> Path:
       ValueError: matplotlib does not know the format.
     """
     path = Path(path)
-    with whole(path) as partial, _style():
-        figure.savefig(partial, format=path.suffix[1:] or "png")
+    with whole(path) as partial, partial.open("wb") as file:
+        write(figure, file, path.suffix[1:] or "png")
     return path
+
+
+def write(figure: "Figure", file: BinaryIO, format: str = "png") -> None:
+    """Write a figure to an open file; ValueError where matplotlib does not know the format."""
+    with _style():
+        figure.savefig(file, format=format)

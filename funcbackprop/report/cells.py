@@ -1,5 +1,6 @@
 """The tables of a run as rows and headers, and the sentences that stand where one is missing."""
 
+import statistics
 from collections.abc import Callable
 
 from .. import tables
@@ -33,24 +34,79 @@ def final(run: Run) -> tuple[list, list]:
         rows.append([name, entry["mean"], *([spread, each] if several else [])])
     if several:
         return rows, ["at the end", "mean", "standard deviation", "each seed"]
+    errors = [entry.get("standard_errors") or [None] for entry in final.values()]
+    if any(error is not None for error, *_ in errors):
+        short = [error and float(f"{error:.2g}") for error, *_ in errors]
+        rows = [[*row, error] for row, error in zip(rows, short, strict=True)]
+        return rows, ["at the end", "value", "standard error"]
     return rows, ["at the end", "value"]
 
 
-def noise_at_end(run: Run) -> tuple[str, list, list]:
-    """Title, rows and headers of the gradient noise at the last measurement, total first."""
+def final_note(run: Run) -> str:
+    """What the uncertainty of the metrics at the end is."""
+    if len(run.seeds) > 1:
+        return (
+            f"The standard deviation is that over {len(run.seeds)} seeds; divided by the root of "
+            "their number it is the standard error of the mean."
+        )
+    return (
+        "The standard error is that over the examples, for these parameters. How much another seed "
+        "would change is not known from one seed: `--seeds 0 1 2` tells."
+    )
+
+
+def noise_at_end(run: Run, full: bool = False) -> tuple[str, list, list]:
+    """Title, rows and headers of the gradient noise at the last measurement, total first.
+
+    Args:
+      run: that was measured.
+      full: every number with its uncertainty; else only the noise scale.
+    """
     step = max(row["step"] for row in run.noisy)
     rows = [row["noise"] for row in run.noisy if row["step"] == step]
     mean = f", mean of {len(rows)} seeds" if len(rows) > 1 else ""
+    mean += " ± standard deviation" if mean and full else ""
     entries = {"in total": [row["total"] for row in rows]} | {
         name: [row["layers"][name] for row in rows if name in row.get("layers", {})]
         for name in run.layers
     }
+    title = f"Gradient noise after {step:,} updates{mean}"
+    if full:
+        cells = [
+            [name, *(_uncertain(found, key) for key in _NOISE_COLUMNS), status_of(found)]
+            for name, found in entries.items()
+        ]
+        return title, cells, ["layer", *_NOISE_COLUMNS.values(), "status"]
+    known = any("limits" in row["total"] for row in rows)
     cells = [
-        [name, *(_mean(found, key) for key in _NOISE_COLUMNS), _status(found)]
+        [name, *_short(found, known and len(rows) == 1), status_of(found)]
         for name, found in entries.items()
     ]
-    title = f"Gradient noise after {step:,} updates{mean}"
-    return title, cells, ["layer", *_NOISE_COLUMNS.values(), "status"]
+    interval = ["its 95 % interval"] if known and len(rows) == 1 else []
+    short = list(_NOISE_COLUMNS.values())
+    return title, cells, ["layer", *short[:3], *interval, *short[3:], "status"]
+
+
+def _short(entries, interval):
+    """The mean of every column, and the interval of the noise scale behind it."""
+    row = [_mean(entries, key) for key in _NOISE_COLUMNS]
+    if not interval:
+        return row
+    limits = entries[0].get("limits", {}) if entries else {}
+    lower, upper = limits.get("noise_scale", (None, None))
+    ends = "" if lower is None else f"{tables.number(lower)} to "
+    most = "unbounded" if upper is None else tables.number(upper)
+    return [*row[:3], ends + most if ends else tables.NO_VALUE, *row[3:]]
+
+
+def _uncertain(entries, key):
+    """A number with its interval; over several seeds the mean with the standard deviation."""
+    known = [entry[key] for entry in entries if entry.get(key) is not None]
+    if len(entries) == 1:
+        limits = entries[0].get("limits", {}).get(key, (None, None))
+        return tables.with_interval(known[0] if known else None, *limits)
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return tables.with_error(_mean(entries, key), spread, 3)
 
 
 _NOISE_COLUMNS = {
@@ -73,7 +129,7 @@ def short_status(entry: dict) -> str:
     return "|G|² ≤ 0" if status == "gradient not above zero" else status
 
 
-def _status(entries):
+def status_of(entries: list[dict]) -> str:
     """One status for several seeds: what is not "ok", and how often."""
     found = [short_status(entry) for entry in entries]
     if len(set(found)) <= 1:
@@ -91,11 +147,11 @@ def noise_everywhere(run: Run) -> tuple[str, list, list]:
             [
                 row["seed"],
                 row["step"],
-                *(total.get(key) for key in _NOISE_COLUMNS),
-                _status([total]),
+                *(_uncertain([total], key) for key in _NOISE_COLUMNS),
+                status_of([total]),
             ]
         )
-    title = "Gradient noise at every measurement"
+    title = "Gradient noise at every measurement, with 95 % intervals"
     return title, rows, ["seed", "step", *_NOISE_COLUMNS.values(), "status"]
 
 
@@ -103,11 +159,19 @@ def metrics_everywhere(run: Run) -> tuple[str, list, list]:
     """Title, rows and headers of the metrics at every measurement."""
     columns = [(s, name) for name, splits in metrics(run).items() for s in splits]
     rows = [
-        [r["seed"], r["step"], *((r["metrics"].get(s) or {}).get(name) for s, name in columns)]
+        [r["seed"], r["step"], *(_metric(r, s, name) for s, name in columns)]
         for r in run.measurements
     ]
     headers = ["seed", "step", *(f"{s} {name}" for s, name in columns)]
-    return "Loss and metrics at every measurement", rows, headers
+    return "Loss and metrics at every measurement, ± standard error over examples", rows, headers
+
+
+def _metric(row, split, name):
+    value, error = (
+        ((row.get(kind) or {}).get(split) or {}).get(name)
+        for kind in ("metrics", "standard_errors")
+    )
+    return value if error is None else tables.with_error(value, error)
 
 
 def checked_leaves(run: Run) -> tuple[str, list, list]:

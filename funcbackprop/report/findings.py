@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 from .. import figures
-from ..tables import number, some
+from ..tables import number, some, with_error, with_interval
 from .cells import short_status
-from .run import Run, metrics, noise
+from .run import Run, metrics, noise, noise_limits
 
 # Ratios that count as a change, and as well above or below the batch size.
 _CHANGE = 1.5
@@ -35,10 +35,30 @@ def _ends(curve):
     return first, end
 
 
+def _uncertain_ends(run, key, layer=None):
+    """`_ends` of a moment with its values as text: of one seed with their limits, of several with
+    their standard deviation."""
+    curve, limits = noise(run, key, layer), noise_limits(run, key, layer)
+    ends = _ends(curve) or ()
+    return [(step, _uncertain(curve, limits, step, value)) for step, value in ends]
+
+
+def _uncertain(curve, limits, step, value):
+    at = [
+        figures.floats(x)[list(steps).index(step)] for steps, x in curve.values() if step in steps
+    ]
+    if len(curve) > 1:
+        several = len(at) > 1 and np.isfinite(at).all()
+        return with_error(value, float(np.std(at, ddof=1)) if several else None, 3)
+    (steps, lower), (_, upper) = (next(iter(x.values())) for x in limits)
+    k = list(steps).index(step)
+    return with_interval(value, lower[k], upper[k])
+
+
 def learning(run: Run) -> list[str]:
     """From where to where the loss and the accuracy went, and whether the test loss turned."""
     measured = metrics(run)
-    sentences = _from_to(measured)
+    sentences = _from_to(run, measured)
     if not measured and run.steps:
         seen = [row["loss"] for row in run.steps if row["loss"] is not None]
         if seen:
@@ -62,7 +82,7 @@ def _not_finite(run):
     ]
 
 
-def _from_to(measured):
+def _from_to(run, measured):
     """One sentence for all losses and accuracies that were measured between the same steps."""
     found = {}
     for name in ("loss", "accuracy"):
@@ -70,13 +90,24 @@ def _from_to(measured):
             if (ends := _ends(curve)) is not None:
                 (first, a), (last, b) = ends
                 change = "" if first == last else f"{_metric(name, a)} to "
-                part = f"{split} {name} {change}{_metric(name, b)}"
+                part = f"{split} {name} {change}{_metric(name, b)}{_error(run, name, split)}"
                 found.setdefault((first, last), []).append(part)
     return [
         (f"Measured once, at step {a:,}: " if a == b else f"From step {a:,} to {b:,}: ")
         + f"{', '.join(parts)}."
         for (a, b), parts in found.items()
     ]
+
+
+def _error(run, name, split):
+    """What the last value is uncertain by, as text: over examples, or over several seeds."""
+    entry = (run.summary.get("final") or {}).get(f"{split} {name}") or {}
+    error = entry.get("spread")
+    if error is None:
+        error = (entry.get("standard_errors") or [None])[0]
+    if error is None:
+        return ""
+    return f" (± {number(100 * error, 2)} %)" if name == "accuracy" else f" ± {number(error, 2)}"
 
 
 def _metric(name, value):
@@ -101,19 +132,17 @@ def _turned(losses):
 
 def gradient_noise(run: Run) -> list[str]:
     """How S and |G|^2 changed, and how often the estimate of |G|^2 was not above zero."""
-    S, sq = noise(run, "S"), noise(run, "sq_gradient_norm")
+    sq = noise(run, "sq_gradient_norm")
+    spread, size = (_uncertain_ends(run, key) for key in ("S", "sq_gradient_norm"))
     sentences = []
-    if (spread := _ends(S)) and (size := _ends(sq)):
+    if spread and size:
         (first, a), (end, b) = spread
         (_, c), (_, d) = size
         if first == end:
-            sentences.append(
-                f"Measured once, at step {first:,}: S = {number(a)} and |G|² = {number(c)}."
-            )
+            sentences.append(f"Measured once, at step {first:,}: S = {b} and |G|² = {d}.")
         else:
             sentences.append(
-                f"From step {first:,} to {end:,}, S went from {number(a)} to {number(b)} and |G|² "
-                f"from {number(c)} to {number(d)}."
+                f"From step {first:,} to {end:,}, S went from {a} to {b} and |G|² from {c} to {d}."
             )
     return [*sentences, *_not_positive(run, figures.band(sq))]
 
@@ -142,7 +171,49 @@ def noise_scale(run: Run) -> list[str]:
     b = figures.band(curve)
     if b.missing.any():
         sentences.append(_scale_missing(run, b))
-    return sentences
+    return [*sentences, *_suggested(run)]
+
+
+def _last_scale(run):
+    """The noise scale of the last measurement of a single seed, and its limits."""
+    total = run.noisy[-1]["noise"]["total"]
+    return (total.get("noise_scale"), *total.get("limits", {}).get("noise_scale", (None, None)))
+
+
+def scale_at_end(run: Run) -> tuple[str, str]:
+    """The noise scale of the last measurement, and its uncertainty."""
+    batch = f"batch {run.batch_size:,}"
+    curve = noise(run, "noise_scale")
+    value = last(curve)
+    if len(curve) > 1:
+        of = "mean of the finite estimates" if value is not None else "no finite estimate"
+        return number(value and round(value, 1)), f"examples, at the end, {of}; {batch}"
+    value, lower, upper = _last_scale(run)
+    if lower is None:
+        note = "no finite estimate at the end" if value is None else "examples, at the end"
+        return number(value and round(value, 1)), f"{note}; {batch}"
+    if value is None or upper is None:
+        return f"≥ {_count(lower)}", f"examples, at the end, with no upper limit; {batch}"
+    return _count(value), f"examples [{_count(lower)}, {_count(upper)}], at the end; {batch}"
+
+
+def _suggested(run):
+    """The batch size that the last measurement suggests, in words."""
+    if len(run.seeds) > 1 or not run.noisy:
+        return
+    value, lower, upper = _last_scale(run)
+    if lower is None:
+        return
+    if upper is None or value is None:
+        yield (
+            f"At the end a larger batch saves steps up to {_examples(lower)} at least; the "
+            "examples that were measured set no upper limit."
+        )
+    else:
+        yield (
+            f"At the end a larger batch saves steps up to about {_examples(value)} "
+            f"[{_count(lower)}, {_count(upper)}]; beyond, it hardly does."
+        )
 
 
 def _scale_trend(first, end, batch, seeds):
@@ -214,10 +285,11 @@ def by_layer(run: Run) -> list[str]:
             f"variance, the largest share of {len(variance)} layers."
         )
     ratio = {name: last(noise(run, "signal_to_noise", name)) for name in run.layers}
-    return [*sentences, *_signal_by_layer({k: x for k, x in ratio.items() if x is not None})]
+    known = {name: x for name, x in ratio.items() if x is not None}
+    return [*sentences, *_signal_by_layer(run, known)]
 
 
-def _signal_by_layer(ratio):
+def _signal_by_layer(run, ratio):
     if len(ratio) < 2:
         return []
     below = sum(x <= 0 for x in ratio.values())
@@ -227,8 +299,8 @@ def _signal_by_layer(ratio):
         ]
     low, high = (pick(ratio, key=lambda name: ratio[name]) for pick in (min, max))
     sentences = [
-        f"The signal to noise of one batch ranged from {number(ratio[low])} ({low}) to "
-        f"{number(ratio[high])} ({high})."
+        f"The signal to noise of one batch ranged from {_ratio_at_end(run, low)} ({low}) to "
+        f"{_ratio_at_end(run, high)} ({high})."
     ]
     if below:
         sentences.append(
@@ -236,6 +308,10 @@ def _signal_by_layer(ratio):
             "told from noise."
         )
     return sentences
+
+
+def _ratio_at_end(run, layer):
+    return _uncertain_ends(run, "signal_to_noise", layer)[1][1]
 
 
 def check(run: Run) -> list[str]:

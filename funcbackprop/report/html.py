@@ -1,24 +1,20 @@
 """The page of a run folder: what each part shows, and its assembly."""
 
-import base64
 import os
-import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import figures, tables
+from .. import __version__, figures, tables
 from ..files import write_text
-from . import cells, diagnosis, effect, findings
+from . import cells, diagnosis, effect, findings, method, page, sizes
 from .glossary import GLOSSARY
-from .run import Run, curve, metrics, noise, read
+from .run import Run, curve, metric_limits, metrics, noise, noise_limits, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LIMITS = ("value", "lower", "upper")
-_PIXELS = 0.62  # width on the page of a pixel of a figure, so that all letters have one size
 
 
 class Part(NamedTuple):
@@ -62,21 +58,26 @@ def write(folder: str | os.PathLike) -> Path:
     """
     run = read(folder)
     (run.folder / "plots").mkdir(exist_ok=True)
-    page = _template().render(
+    text = page.render(
+        "report.html",
+        version=__version__,
         name=run.name,
         subtitle=cells.subtitle(run),
         stopped=_stopped(run),
         cards=_cards(run),
-        final=_html(*cells.final(run), digits=4),
+        final=page.table(*cells.final(run), digits=4),
+        final_note=cells.final_note(run),
         parts=[_part(run, part) for part in _PARTS if not part.missing(run)],
         absent=_absent(run),
         glossary=GLOSSARY,
-        config=_html(*cells.flat(run.config)),
-        environment=_html(*cells.flat(run.metadata)),
-        costs=_html(*effect.costs(run)),
+        method=method.sentences(run),
+        config=page.table(*cells.flat(run.config)),
+        environment=page.table(*cells.flat(run.metadata)),
+        costs=page.table(*effect.costs(run)),
+        costs_note=effect.costs_note(run),
     )
     path = run.folder / "report.html"
-    write_text(path, page)
+    write_text(path, text)
     return path
 
 
@@ -100,13 +101,15 @@ def _cards(run):
             mean, spread = final[name]["mean"], final[name].get("spread")
             text = f"{100 * mean:.1f} %" if "accuracy" in name and mean else tables.number(mean)
             factor = 100 if "accuracy" in name else 1
-            note = f"± {tables.number(factor * spread, 2)} over seeds" if spread else "at the end"
+            errors = final[name].get("standard_errors")
+            note = "at the end"
+            if spread:
+                note = f"± {tables.number(factor * spread, 2)} over {len(run.seeds)} seeds"
+            elif errors and errors[0]:
+                note = f"± {tables.number(factor * errors[0], 2)} over examples"
             cards.append((name, text, note, ""))
     if run.noisy:
-        scale = findings.last(noise(run, "noise_scale"))
-        value = tables.number(scale and round(scale, 1))
-        note = "no finite estimate at the end" if scale is None else "examples, at the end"
-        cards.append(("noise scale", value, f"{note}; batch {run.batch_size}", ""))
+        cards.append(("noise scale", *findings.scale_at_end(run), ""))
     cards.append(_check_card(run))
     return [*cards, *diagnosis.cards(run)]
 
@@ -129,15 +132,26 @@ def _many(count, one, several=None):
 
 def _draw_learning(run):
     training = curve(run.steps, lambda row: row["loss"], shift=1)
-    return figures.learning_curves(training, metrics(run))
+    measured = metrics(run)
+    limits = {
+        name: {split: metric_limits(run, name, split) for split in splits}
+        for name, splits in measured.items()
+    }
+    return figures.learning_curves(training, measured, limits=limits)
 
 
 def _draw_noise(run):
-    return figures.gradient_noise(noise(run, "S"), noise(run, "sq_gradient_norm"))
+    return figures.gradient_noise(
+        noise(run, "S"),
+        noise(run, "sq_gradient_norm"),
+        variance_limits=noise_limits(run, "S"),
+        sq_norm_limits=noise_limits(run, "sq_gradient_norm"),
+    )
 
 
 def _draw_scale(run):
-    return figures.noise_scale(noise(run, "noise_scale"), run.batch_size)
+    limits = noise_limits(run, "noise_scale")
+    return figures.noise_scale(noise(run, "noise_scale"), run.batch_size, limits=limits)
 
 
 def _draw_tracked(run):
@@ -147,11 +161,14 @@ def _draw_tracked(run):
 
 def _draw_layers(run):
     names = dict(zip(run.layers, tables.labels(run.layers, 30), strict=True))
-    variance, ratio = (
-        {short: noise(run, key, name) for name, short in names.items()}
-        for key in ("batch_variance", "signal_to_noise")
+    keys = ("batch_variance", "signal_to_noise")
+    variance, ratio = ({x: noise(run, key, name) for name, x in names.items()} for key in keys)
+    of_variance, of_ratio = (
+        {x: noise_limits(run, key, name) for name, x in names.items()} for key in keys
     )
-    return figures.layer_variance(variance, ratio)
+    return figures.layer_variance(
+        variance, ratio, variance_limits=of_variance, ratio_limits=of_ratio
+    )
 
 
 def _draw_effect(run):
@@ -169,7 +186,10 @@ def _draw_sharpness(run):
 def _draw_shares(run):
     names = dict(zip(run.layers, tables.labels(run.layers, 30), strict=True))
     gradient, fall = ({names[k]: x for k, x in of.items()} for of in effect.shares(run))
-    return figures.layer_shares(gradient, fall)
+    of_gradient, of_fall = (
+        {names[k]: x for k, x in of.items()} for of in effect.limits_of_shares(run)
+    )
+    return figures.layer_shares(gradient, fall, gradient_limits=of_gradient, change_limits=of_fall)
 
 
 def _draw_check(run):
@@ -200,7 +220,8 @@ _PARTS = (
         "Learning",
         "Light: the loss of each mini-batch before its update; blue: its mean over the steps "
         "within 10 % of each step. Marked lines: means over the training and the test set at the "
-        "measured steps. Where the test line leaves the train line, what is learned holds for the "
+        "measured steps, with their 95 % intervals over examples or, of several seeds, their "
+        "range. Where the test line leaves the train line, what is learned holds for the "
         "training examples only.",
         _draw_learning,
         findings.learning,
@@ -235,7 +256,7 @@ _PARTS = (
         "Gradient noise",
         "S is the variance of one example's gradient, |G|² the squared norm of the mean gradient. "
         "The further S lies above |G|², the more examples must be averaged before the mean "
-        "gradient stands out from the noise.",
+        "gradient stands out from the noise. Bands: 95 % intervals, or the range of several seeds.",
         _draw_noise,
         findings.gradient_noise,
         cells.no_noise,
@@ -245,11 +266,25 @@ _PARTS = (
         "noise_scale",
         "Noise scale against the batch size",
         "The noise scale S/|G|² is the batch size at which noise and signal are equal. Where it "
-        "lies below the dashed line a mini-batch gradient is mostly signal; above, mostly noise.",
+        "lies below the dashed line a mini-batch gradient is mostly signal; above, mostly noise. "
+        "The band is the 95 % interval, or the range of several seeds; where it reaches the upper "
+        "edge, the examples that were measured set no upper limit.",
         _draw_scale,
         findings.noise_scale,
         cells.no_noise,
         lambda run: ("", [], []),
+    ),
+    Part(
+        "batch_variance",
+        "Variance at other batch sizes",
+        "Left, lines: S/B, the mini-batch variance that the gradients of single examples predict, "
+        "with its 95 % interval. Marks: the variance seen across disjoint mini-batches of the same "
+        "examples, with 95 % intervals; the largest sizes have few mini-batches. Right: seen over "
+        "predicted. Where it is 1, twice the batch halves the variance.",
+        sizes.draw,
+        sizes.findings,
+        sizes.no_sizes,
+        sizes.table,
     ),
     Part(
         "tracked_noise",
@@ -267,11 +302,12 @@ _PARTS = (
         "Gradient noise by layer",
         "Left: the variance of the mini-batch gradient, summed over a layer's parameters, so that "
         "large layers tend to have more. Right: the layer's |G|² divided by that variance; at 1 "
-        "signal and noise are equal.",
+        "signal and noise are equal. Bands: 95 % intervals, or the range of several seeds. A layer "
+        "is what the problem's `groups` say, or else the leaves of one parent in the tree.",
         _draw_layers,
         findings.by_layer,
         _no_layers,
-        lambda run: cells.noise_at_end(run) if run.noisy else ("", [], []),
+        lambda run: cells.noise_at_end(run, full=True) if run.noisy else ("", [], []),
     ),
     Part(
         "update_effect",
@@ -292,7 +328,7 @@ _PARTS = (
         "The largest eigenvalue of the Hessian of the training loss, of some training examples; "
         "for Adam and RMSProp preconditioned as the optimizer does. Above the threshold, steps of "
         "the full batch on a quadratic would grow. Mini-batches, and a threshold that moves with "
-        "the second moments, make it a guide, not a wall.",
+        "the second moments, make it a guide, not a wall. The band reaches to the upper bound.",
         _draw_sharpness,
         effect.sharpness,
         effect.no_sharpness,
@@ -303,7 +339,9 @@ _PARTS = (
         "Responsibility by layer",
         "Left: each layer's share of |G|², the squared gradient of the training loss: which layer "
         "the error points at. Right: its share of what the next update changes to first order; "
-        "above 0 the layer's part lowers the loss. Shares are of the sum of absolute values.",
+        "above 0 the layer's part lowers the loss. Shares are of the sum of absolute values. "
+        "Bands: 95 % intervals of the layer's part, the sum taken as known, or the range of "
+        "several seeds.",
         _draw_shares,
         effect.by_layer,
         effect.no_shares,
@@ -321,16 +359,14 @@ def _part(run, part):
         "title": part.title,
         "meaning": part.meaning,
         "findings": part.findings(run),
-        "details": (title, _html(rows, headers)) if rows else None,
+        "details": (title, page.table(rows, headers)) if rows else None,
     }
 
 
 def _image(run, part):
     if part.draw is None:
         return {"image": ""}
-    png = figures.save(part.draw(run), _plot(run, part)).read_bytes()
-    width = struct.unpack(">I", png[16:20])[0]  # from the PNG's header
-    return {"image": base64.b64encode(png).decode("ascii"), "width": round(width * _PIXELS)}
+    return page.picture(figures.save(part.draw(run), _plot(run, part)).read_bytes())
 
 
 def _absent(run):
@@ -345,31 +381,3 @@ def _absent(run):
 
 def _plot(run, part):
     return run.folder / "plots" / f"{part.key}.png"
-
-
-def _html(rows, headers, digits=3):
-    from markupsafe import Markup
-
-    # tables.html escapes every cell
-    return Markup(tables.html(rows, headers, digits)) if rows else ""
-
-
-def _code(text):
-    """Escaped text with what stands between backticks as code."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def _template():
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code
-    return environment.get_template("report.html")

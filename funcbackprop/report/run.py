@@ -16,7 +16,12 @@ _NEEDED = {
     "sharpness": ("seed", "step", "value", "upper"),
     "vitals": ("seed", "step"),
     "data": ("seed",),
+    "batch_variance": ("seed", "step", "sizes"),
 }
+
+
+# Standard errors from a mean to the ends of its 95 % interval.
+_GAUSSIAN = 1.96
 
 
 class Run(NamedTuple):
@@ -26,7 +31,7 @@ class Run(NamedTuple):
       folder: where it lies.
       config, metadata, summary: the JSON files; the last two are empty where the file is not there,
         as in a run that has not ended.
-      steps, measurements, checks, tracked, effects, sharpness, vitals, data: the rows of
+      steps, measurements, checks, tracked, effects, sharpness, vitals, data, sizes: the rows of
         metrics.jsonl by kind, in their order.
     """
 
@@ -42,6 +47,7 @@ class Run(NamedTuple):
     sharpness: list[dict]
     vitals: list[dict]
     data: list[dict]
+    sizes: list[dict]
 
     @property
     def name(self) -> str:
@@ -68,8 +74,12 @@ class Run(NamedTuple):
         return list(dict.fromkeys(r["seed"] for r in [*self.steps, *self.measurements]))
 
 
-def read(folder: str | os.PathLike) -> Run:
+def read(folder: str | os.PathLike, caller: str = "report") -> Run:
     """Read a run folder. Rows of a kind that the report does not know are passed over.
+
+    Args:
+      folder: where it lies.
+      caller: that errors name.
 
     Raises:
       FileNotFoundError: no such folder, or it lacks config.json or metrics.jsonl.
@@ -78,12 +88,12 @@ def read(folder: str | os.PathLike) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"`report`: `folder` must be a run folder; there is no folder {str(folder)!r}"
+            f"`{caller}`: `folder` must be a run folder; there is no folder {str(folder)!r}"
         )
     lacking = [name for name in ("config.json", "metrics.jsonl") if not (folder / name).is_file()]
     if lacking:
         raise FileNotFoundError(
-            f"`report`: `folder` must be a run folder as `funcbackprop study` writes it; "
+            f"`{caller}`: `folder` must be a run folder as `funcbackprop study` writes it; "
             f"{str(folder)!r} has no {' and no '.join(lacking)}"
         )
     rows = _rows(folder / "metrics.jsonl")
@@ -118,6 +128,31 @@ def noise(run: Run, key: str, layer: str | None = None) -> dict:
         return (entry if layer is None else entry.get(layer, {})).get(key)
 
     return curve(run.noisy, value)
+
+
+def noise_limits(run: Run, key: str, layer: str | None = None) -> tuple[dict, dict]:
+    """The curves of the 95 % limits of a moment; None where the run did not measure them."""
+
+    def value(row, end):
+        entry = row["noise"]["total" if layer is None else "layers"]
+        entry = entry if layer is None else entry.get(layer, {})
+        return entry.get("limits", {}).get(key, (None, None))[end]
+
+    lower, upper = (curve(run.noisy, lambda row, k=k: value(row, k)) for k in (0, 1))
+    return lower, upper
+
+
+def metric_limits(run: Run, name: str, split: str) -> tuple[dict, dict]:
+    """The curves of a metric less and plus 1.96 of its standard errors over examples."""
+
+    def value(row, sign):
+        mean = row["metrics"][split][name]
+        error = row.get("standard_errors", {}).get(split, {}).get(name)
+        return None if mean is None or error is None else mean + sign * _GAUSSIAN * error
+
+    rows = [row for row in run.measurements if name in (row["metrics"].get(split) or {})]
+    lower, upper = (curve(rows, lambda row, s=s: value(row, s)) for s in (-1, 1))
+    return lower, upper
 
 
 def metrics(run: Run) -> dict[str, dict[str, dict]]:

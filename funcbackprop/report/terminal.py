@@ -31,8 +31,17 @@ def table(folder: str | os.PathLike) -> str:
         blocks.append("\n".join(["Will the next update help", *map(_wrapped, sentences)]))
     if (diagnosed := diagnosis.found(run)) is not None:
         blocks.append(f"What training suffers from\n{textwrap.indent(str(diagnosed), '  ')}")
+    if cost := effect.costs_note(run):
+        blocks.append("\n".join(["What measuring cost", _wrapped(cost), *_cost_lines(run)]))
     blocks.append(f"Report: {run.folder / run.summary.get('report', 'report.html')}")
     return "\n\n".join(blocks)
+
+
+def _cost_lines(run):
+    rows, _ = effect.costs(run)
+    known = [(row[0], row[-1]) for row in rows if row[-1] is not None]
+    each = (f"{name} {tables.number(updates, 2)}" for name, updates in known)
+    return [_wrapped(", ".join(each))] if known else []
 
 
 def _wrapped(sentence):

@@ -93,6 +93,16 @@ class CheckConfig(ProblemConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Put runs side by side: what differs, what came out, and how sure the differences are."""
+
+    runs: tuple[Path, ...]
+    """Run folders, two or more; the first is what the others are compared with."""
+    out: Path = Path("compare.html")
+    """The page that is written, beside the tables that are printed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig(ProblemConfig):
     """Train a model and record loss and accuracy."""
 

@@ -44,6 +44,7 @@ from ..training import (
 )
 from ..usage import UsageError, environment, initial_params
 from . import measure, processes
+from .batch_variance import batch_variance
 from .config import StudyConfig, TrainConfig
 from .cost import Spent, cost
 from .folder import check_rows, is_complete, run_folder
@@ -212,7 +213,7 @@ def _hooks(
         others += _watched(config, problem, seed, feed)
     if not isinstance(config, StudyConfig):
         steps = measure.measured_steps(config.steps, 12)
-        only = lambda state: {"metrics": evaluation(state.params)}  # noqa: E731
+        only = lambda state: evaluation(state.params)  # noqa: E731
         return [Measurement("measurement", steps, only), *others]
     noise = measure.Noise(problem, seed, config.measure_examples, config.batch_size, mesh)
     check = measure.Check(problem, seed, _CHECK_EXAMPLES)
@@ -221,7 +222,7 @@ def _hooks(
         return {
             "batch_size": config.batch_size,
             "examples": noise.examples,
-            "metrics": evaluation(state.params),
+            **evaluation(state.params),
             "noise": noise(state.params),
         }
 
@@ -231,6 +232,10 @@ def _hooks(
         problem, seed, config.sharpness_examples, mesh, stability_rule(problem, config)
     )
     checked = measure.checked_steps(config.steps)
+    across = batch_variance(problem, seed, config.measure_examples)
+    if across is not None:
+        some = [steps[0], steps[len(steps) // 2], steps[-1]]
+        others.append(Measurement("batch_variance", some, across))
     return [
         Measurement("measurement", steps, measurement),
         Measurement("update_effect", steps, effect),
@@ -267,7 +272,7 @@ def _tracked(steps: int) -> Measurement:
 
 def _summary(config: TrainConfig, folder: Path, failure, spent: Mapping) -> dict[str, Any]:
     rows = list(read_rows(folder / "metrics.jsonl"))
-    last = {row["seed"]: row["metrics"] for row in rows if row["kind"] == "measurement"}
+    last = {row["seed"]: row for row in rows if row["kind"] == "measurement"}
     outcome = "completed"
     if failure is not None:
         outcome = f"stopped: the loss is {failure.loss} at step {failure.step}"
@@ -287,21 +292,29 @@ def _summary(config: TrainConfig, folder: Path, failure, spent: Mapping) -> dict
 
 
 def _over_seeds(last: Mapping[int, Mapping]) -> dict[str, Any]:
-    """ "test accuracy" -> mean, spread (sample standard deviation) and values of the seeds."""
-    values: dict[str, list[float]] = {}
-    for metrics in last.values():
-        for split, row in metrics.items():
-            for name, value in row.items():
-                values.setdefault(f"{split} {name}", []).append(value)
+    """ "test accuracy" -> mean, spread (sample standard deviation) and values of the seeds, and
+    their standard errors over examples."""
+    values, errors = (_by_metric(last, kind) for kind in ("metrics", "standard_errors"))
     return {
         name: {
             "mean": float(np.mean(v)),
             "spread": float(np.std(v, ddof=1)) if len(v) > 1 else None,
             "per_seed": v,
+            "standard_errors": errors.get(name),
         }
         for name, v in values.items()
         if None not in v
     }
+
+
+def _by_metric(last, kind) -> dict[str, list]:
+    """ "test accuracy" -> one number of each seed."""
+    found: dict[str, list] = {}
+    for row in last.values():
+        for split, of_split in row.get(kind, {}).items():
+            for name, value in of_split.items():
+                found.setdefault(f"{split} {name}", []).append(value)
+    return found
 
 
 def _verdict(checks: list[dict]) -> dict[str, Any]:

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.tree_util import keystr, tree_leaves_with_path
 
 from ..check import GradientCheck, LeafCheck
 from ..check.gradients import check_with
 from ..check.result import ADVICE
 from ..contract import Problem, attach_keys, batch_size, layer_groups, without_aux
-from ..noise import Moments, moments
-from ..per_example import Mean, Variance, gradient_statistics
+from ..noise import NoiseScale, noise_scale
+from ..per_example import InnerWithMean, Mean, SquaredDeviations, gradient_statistics
 from ..training import (
     TrainState,
     effect_of_next_update,
@@ -53,7 +52,8 @@ def checked_steps(steps: int) -> list[int]:
 
 
 class Evaluation:
-    """Means over at most 2048 examples of each set: `(params) -> {"train": {"loss": ...}, ...}`."""
+    """Means over at most 2048 examples of each set, and their standard errors:
+    `(params) -> {"metrics": {"train": {"loss": ...}, ...}, "standard_errors": ...}`."""
 
     def __init__(self, problem: Problem, seed: int, mesh: Mesh):
         train = training_examples(problem, seed)
@@ -66,10 +66,18 @@ class Evaluation:
         evaluate = jax.vmap(_evaluator(problem), in_axes=(None, 0, 0))
         self._evaluate = jax.jit(evaluate, out_shardings=everywhere(mesh))
 
-    def __call__(self, params) -> dict[str, dict[str, float]]:
-        return {name: self._mean(params, *data) for name, data in self._sets.items()}
+    def __call__(self, params) -> dict[str, dict]:
+        found = {name: self._means(params, *data) for name, data in self._sets.items()}
+        kinds = ("metrics", "standard_errors")
+        return {
+            kind: {
+                split: {name: pair[k] for name, pair in of_set.items()}
+                for split, of_set in found.items()
+            }
+            for k, kind in enumerate(kinds)
+        }
 
-    def _mean(self, params, data, weights) -> dict[str, float]:
+    def _means(self, params, data, weights) -> dict[str, tuple[float, float | None]]:
         data, keys = attach_keys(data, self._key)
         values: dict[str, list] = {}
         for start in range(0, len(keys), _CHUNK):
@@ -80,9 +88,18 @@ class Evaluation:
                 values.setdefault(name, []).extend(of_chunk.tolist())
         kept = np.asarray(weights) > 0  # NaN in padding must not spread
         return {
-            name: float(np.average(np.array(v)[kept], weights=np.asarray(weights)[kept]))
+            name: _mean(np.array(v)[kept], np.asarray(weights, np.float64)[kept])
             for name, v in values.items()
         }
+
+
+def _mean(values, weights) -> tuple[float, float | None]:
+    """The weighted mean and its standard error; None for a single value, or one not finite."""
+    mean = float(np.average(values, weights=weights))
+    if len(values) < 2 or not np.isfinite(mean):
+        return mean, None
+    squares = np.sum(weights**2 * (values - mean) ** 2) * len(values) / (len(values) - 1)
+    return mean, float(np.sqrt(squares) / np.sum(weights))
 
 
 def _evaluator(problem: Problem) -> Callable:
@@ -97,37 +114,69 @@ def _evaluator(problem: Problem) -> Callable:
 
 
 class Noise:
-    """Moments of the gradient noise in total and per layer: `(params) -> {"total", "layers"}`."""
+    """The gradient noise with 95 % limits: `(params) -> {"total", "layers"}`."""
 
     def __init__(self, problem: Problem, seed: int, examples: int, mini_batch: int, mesh: Mesh):
         batch, weights = training_sample(problem, seed, examples)
         self.examples = len(weights)
-        self._weights = weights
         self._given = shard_batch(batch, weights, mesh)
         self._mini_batch = mini_batch
         self._groups = problem.groups
-        stats = {"mean": Mean(), "variance": Variance()}
+        stats = {
+            "mean": Mean(),
+            "sq_deviations": SquaredDeviations(),
+            "inner": InnerWithMean(),
+        }
         statistics = gradient_statistics(
             problem.loss, stats, has_aux=problem.has_aux, memory_limit=_MEMORY_LIMIT
         )
-        self._measure = jax.jit(
-            lambda *given: statistics(*given)[1], out_shardings=everywhere(mesh)
-        )
+
+        def measure(params, batch, weights):
+            layers = layer_groups(params, self._groups)
+            layer_of = {path: name for name, paths in layers.items() for path in paths}
+            g = statistics(params, batch, weights)[1]
+            return noise_scale(**g, weights=weights, groups=layer_of.get)
+
+        self._measure = jax.jit(measure, out_shardings=everywhere(mesh))
 
     def __call__(self, params) -> dict[str, Any]:
-        g = on_this_device(self._measure(params, *self._given))
-        layers = {}
-        for name, paths in layer_groups(params, self._groups).items():
-            mean, variance = (_select(tree, paths) for tree in (g["mean"], g["variance"]))
-            layers[name] = self._row(moments(mean, variance=variance, weights=self._weights))
-        return {"total": self._row(moments(**g, weights=self._weights)), "layers": layers}
+        found = on_this_device(self._measure(params, *self._given))
+        names = map(str, layer_groups(params, self._groups))  # in the order of the model
+        layers = {name: self._row(found.groups[name]) for name in names if name in found.groups}
+        return {"total": self._row(found), "layers": layers}
 
-    def _row(self, m: Moments) -> dict[str, Any]:
-        row = m.to_dict()
-        snr, S = row["signal_to_noise"], row["S"]
-        row["signal_to_noise"] = None if snr is None else self._mini_batch * snr
-        row["batch_variance"] = None if S is None else S / self._mini_batch
-        return row
+    def _row(self, x: NoiseScale) -> dict[str, Any]:
+        S, sq_norm, scale = (e.to_dict() for e in (x.S, x.sq_gradient_norm, x.B_simple))
+        B, limits = self._mini_batch, ("lower", "upper")
+        status = scale["status"]
+        return {
+            "S": S["value"],
+            "sq_gradient_norm": sq_norm["value"],
+            "noise_scale": scale["value"],
+            "signal_to_noise": _ratio(sq_norm["value"], _ratio(S["value"], B)),
+            "batch_variance": _ratio(S["value"], B),
+            "examples": float(x.examples),
+            # An interval without an upper end says so itself.
+            "status": "ok" if status == "unbounded above" else status,
+            "limits": {
+                "S": [S[end] for end in limits],
+                "sq_gradient_norm": [sq_norm[end] for end in limits],
+                "noise_scale": [scale[end] for end in limits],
+                "signal_to_noise": _inverse(B, scale["lower"], scale["upper"]),
+                "batch_variance": [_ratio(S[end], B) for end in limits],
+            },
+        }
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or not b else a / b
+
+
+def _inverse(B: float, lower: float | None, upper: float | None) -> list[float | None]:
+    """Limits of B over a number that is not negative; of the number, None is no upper limit."""
+    if lower is None:
+        return [None, None]
+    return [0.0 if upper is None else _ratio(B, upper), _ratio(B, lower)]
 
 
 class Check:
@@ -199,10 +248,6 @@ def tracked_steps(steps: int) -> list[int]:
     """About 200 steps, evenly spaced, the last among them."""
     every = max(1, steps // _TRACKED_ROWS)
     return [*range(every, steps, every), steps]
-
-
-def _select(tree, paths) -> dict[str, Any]:
-    return {keystr(p): leaf for p, leaf in tree_leaves_with_path(tree) if keystr(p) in set(paths)}
 
 
 def training_examples(problem: Problem, seed: int) -> Any:
