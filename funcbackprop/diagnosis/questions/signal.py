@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..facts import Facts, divide, number
-from ..sign import NOTHING, SURE, Sign
+from ..sign import LEAST, NOTHING, Sign
 from ..spots import RECTIFIERS
 
 # Of a signal from the first layer to the last, or back: a factor of 30.
@@ -49,9 +49,9 @@ def _by_depth(f: Facts, sign: int) -> Sign | None:
 
 
 def _if_it_costs(f: Facts, severity: float, step: int) -> float:
-    """What arises in training while the run learns is worth a look and no more: the cells of an
-    LSTM saturate as it learns."""
-    return severity if step == 0 or not f.progress >= NOTHING else min(severity, SURE - 0.05)
+    """What arises in training while the run learns is worth a look and no more, and stands behind
+    all that was measured to cost: the cells of an LSTM saturate as it learns."""
+    return severity if step == 0 or not f.progress >= NOTHING else min(severity, LEAST)
 
 
 def vanishing(f: Facts) -> Sign | None:
