@@ -71,7 +71,7 @@ def test_seen_is_held_against_predicted(tmp_path):
     row = {"seed": 0, "step": 0, "sizes": [{"batch_size": 4, "mini_batches": 8, **ends}]}
     noise = {"total": {"S": 6.4, "limits": {"S": [6.0, 6.8]}}}
     measured = {"seed": 0, "step": 0, "noise": noise}
-    nothing = dict.fromkeys(Run._fields[4:], [])
+    nothing = {key: [] for key in Run._fields[4:]}
     run = Run(tmp_path, {}, {}, {}, **{**nothing, "measurements": [measured], "sizes": [row]})
     (text,) = sizes.findings(run)
     assert "1.2 to 1.2 times S/B" in text  # 2 over 6.4/4
