@@ -83,7 +83,7 @@ def hook(
       TypeError: `data` is not a function of the step.
       ValueError: `every` is not positive.
 
-    Cost: two steps every `every` steps: 4 % for 50.
+    Cost: two steps every `every` steps: 4 to 5 % for 50.
 
     >>> import jax.numpy as jnp, optax
     >>> from funcbackprop import diagnosis
