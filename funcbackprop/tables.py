@@ -88,6 +88,15 @@ def with_interval(value: float | None, lower: float | None, upper: float | None)
     return number(value) if ends == [number(value)] * 2 else f"{number(value)} [{', '.join(ends)}]"
 
 
+def capital(text: str) -> str:
+    """A text that begins with a capital.
+
+    >>> capital("noise scale S")
+    'Noise scale S'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def percent(x: float | None, digits: int = 2) -> str:
     """A share in percent; a dash where there is none, or where it is not finite.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..contract import Loss, leaf_names, wide
-from ..graph import Equation, Literal, Program, Use, network, observed, trace
+from ..graph import Equation, Literal, Program, Use, observed, trace, uses_of
 
 # A unit whose derivative is below this share of its largest is flat there: |tanh| > 0.975,
 # a sigmoid outside 0.013 .. 0.987, a softmax with one entry above 0.987.
@@ -52,7 +52,8 @@ def places(loss: Loss, params: chex.ArrayTree, example: chex.ArrayTree) -> Place
     """Find what is to be looked at, from one trace of `loss(params, example)`; nothing is run."""
     program = trace(loss)(params, example)
     found = _numbered(list(_spots(program)))
-    order, stacked = _order(network(loss, params, example).uses, len(leaf_names(params)))
+    count = len(leaf_names(params))
+    order, stacked = _order(uses_of(program, count), count)
     dtypes = {str(v.dtype) for e in program.everything() for v in e.outputs}
     return Places(
         found,
@@ -63,7 +64,7 @@ def places(loss: Loss, params: chex.ArrayTree, example: chex.ArrayTree) -> Place
     )
 
 
-def _order(uses: list[Use], count: int) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+def _order(found: list[Use], count: int) -> tuple[tuple[float, ...], tuple[bool, ...]]:
     """For each leaf: its first place among the uses, and whether a loop takes it slice by slice.
 
     Uses in one loop have one place among the others, and fractions of 1 within it.
@@ -71,10 +72,10 @@ def _order(uses: list[Use], count: int) -> tuple[tuple[float, ...], tuple[bool, 
     places = [math.inf] * count
     stacked = [False] * count
     loops: dict[Any, list[int]] = {}
-    for k, use in enumerate(uses):
+    for k, use in enumerate(found):
         if use.loop is not None:
             loops.setdefault(use.loop, []).append(k)
-    for k, use in enumerate(uses):
+    for k, use in enumerate(found):
         if places[use.leaf] < math.inf:
             continue
         places[use.leaf] = k

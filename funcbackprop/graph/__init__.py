@@ -16,7 +16,7 @@ from .evaluate import (
     widen,
 )
 from .follow import Use
-from .network import Network, network
+from .network import Network, network, uses_of
 from .observe import observed
 from .program import Call, Equation, Literal, Program, Source, UnsupportedPrimitive, Variable
 from .versions import (
@@ -57,6 +57,7 @@ __all__ = [
     "to_numpy",
     "to_varying",
     "trace",
+    "uses_of",
     "varying_axes",
     "where",
     "wide_dtype",

@@ -41,13 +41,22 @@ def network(fun: Callable, params: Any, *rest: Any, values: bool = False) -> Net
     2 matrix ('use', 0) [1] ()
     """
     program = trace(fun)(params, *rest)
-    follow = Follow(program, len(jax.tree.leaves(params)), RULES, unknown)
-    output = follow.run(program, follow.arguments)
+    follow, output = _followed(program, len(jax.tree.leaves(params)))
     uses = follow.found
     if values:
         known = _values(program, jax.tree.leaves((params, *rest)), follow.operands)
         uses = [use._replace(values=known.get(k)) for k, use in enumerate(uses)]
     return Network(uses, frozenset().union(*(tag.reads for tag in output)))
+
+
+def uses_of(program: Program, count: int) -> list[Use]:
+    """Where the first `count` inputs of a program, its parameters, act; in program order."""
+    return _followed(program, count)[0].found
+
+
+def _followed(program: Program, count: int):
+    follow = Follow(program, count, RULES, unknown)
+    return follow, follow.run(program, follow.arguments)
 
 
 def _values(program: Program, arguments, operands) -> dict[int, np.ndarray]:

@@ -183,11 +183,8 @@ def _what_differs(c: Comparison) -> Iterator[str]:
     )
     for (name, label), d in clear.items():
         text = tables.with_interval(abs(d.value), *sorted((abs(d.lower or 0), abs(d.upper or 0))))
-        yield f"{_capital(name)} of {label} is {'lower' if d.value < 0 else 'higher'} by {text}."
-
-
-def _capital(text):
-    return text[:1].upper() + text[1:]
+        how = "lower" if d.value < 0 else "higher"
+        yield f"{tables.capital(name)} of {label} is {how} by {text}."
 
 
 def _difference_table(c: Comparison) -> tuple[list, list]:
@@ -225,7 +222,9 @@ def _blocks(c: Comparison) -> Iterator[str]:
         if short:
             yield tables.text(short, [group.lower(), *c.labels], width=_WIDTH)
         for row in long:
-            yield "\n".join([_capital(row.name), *_lines(zip(c.labels, row.cells, strict=True))])
+            yield "\n".join(
+                [tables.capital(row.name), *_lines(zip(c.labels, row.cells, strict=True))]
+            )
     yield textwrap.fill(_ABOUT, _WIDTH)
     rows, headers = _difference_table(c)
     if rows:

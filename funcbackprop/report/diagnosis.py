@@ -22,12 +22,8 @@ def sentences(run: Run) -> list[str]:
     diagnosis = found(run)
     if diagnosis is None:
         return []
-    told = [f"{_sentence(x.title)} ({x.grade})." for x in diagnosis.findings]
+    told = [f"{tables.capital(x.title)} ({x.grade})." for x in diagnosis.findings]
     return [*(told or ["Nothing was found."]), *(f"Not known: {x}." for x in diagnosis.unknown)]
-
-
-def _sentence(text):
-    return text[:1].upper() + text[1:]
 
 
 def cards(run: Run):
@@ -50,7 +46,7 @@ def table(run: Run) -> tuple[str, list, list]:
         return "", [], []
     rows = [
         [
-            _sentence(x.title),
+            tables.capital(x.title),
             f"{x.grade}, {tables.number(x.severity, 2)}",
             x.where or "",
             x.step,

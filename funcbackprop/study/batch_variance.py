@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contract import Problem, differentiable, without_aux
 from ..noise.estimate import around_positive, quantile
-from ..per_example import total
+from ..noise.leave_one_out import sq_norm
 from ..training import TrainState, on_this_device
 from .measure import training_sample
 
@@ -46,7 +46,7 @@ def batch_variance(
         trained, join = differentiable(params, "study")
         gradient = jax.grad(lambda p: jnp.mean(loss(join(p), block)))(trained)
         found = jax.tree.map(jnp.subtract, gradient, mean)
-        return found, _sq_norm(found)
+        return found, sq_norm(found)
 
     def measure(state):
         params = on_this_device(state.params)
@@ -86,11 +86,7 @@ def _joined(gradients: Iterable[tuple[Any, Any]]) -> tuple[Any, list[list]]:
 @jax.jit
 def _join(a, b):
     mean = jax.tree.map(lambda x, y: (x + y) / 2, a, b)
-    return mean, _sq_norm(mean)
-
-
-def _sq_norm(tree):
-    return total(jax.tree.map(lambda x: jnp.sum(jnp.abs(x) ** 2), tree))
+    return mean, sq_norm(mean)
 
 
 def _row(size: int, squares: list) -> dict[str, Any]:
