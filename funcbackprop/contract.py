@@ -378,7 +378,8 @@ def layer_groups(params, groups: Callable[[str], str] | None = None) -> dict[str
 
 def _parent(path) -> str:
     keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
-    if getattr(path[-1], "name", None) == "value" and hasattr((None, *path)[-2], "key"):
+    variable, last = (None, None, *path)[-2:]
+    if getattr(last, "name", None) == "value" and hasattr(variable, "key"):
         keys.pop()  # the array inside of a variable of Flax NNX, which is an entry of a dict
     return ".".join(keys[:-1] or keys) or "params"
 

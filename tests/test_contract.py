@@ -108,6 +108,10 @@ def test_params_that_can_be_called_are_no_function_of_a_key():
     assert initial_params(fixed, 0) is fixed.params
 
 
+def test_a_single_array_is_one_layer():
+    assert layer_groups(jnp.zeros(3)) == {"params": [""]}
+
+
 def test_a_variable_of_flax_nnx_is_no_layer():
     """Its path ends in `.value`; the layer is what holds kernel and bias."""
     from flax import nnx
