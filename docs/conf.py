@@ -16,11 +16,15 @@ copyright = author
 version = release = funcbackprop.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "jupyter_execute", "ipynb"]
 html_theme = "sphinx_book_theme"
 html_title = "funcbackprop"
 
-nb_execution_mode = "off"
+# The pages of learn/ and notebooks/ have cells; an error in one is an error of the build.
+nb_execution_mode = "cache"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -88,7 +92,27 @@ looked into; a gradient that passes it is reported, never passed over. $x$, $y$ 
 $y$, where there is one input) is the output, and $dx$ the cotangent of $x$."""
 
 
+# On a service that sets this name (owner/name on GitHub), the badge leads to the notebook.
+REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
+_BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/docs/ipynb/{stem}.ipynb) "
+)
+_NOTEBOOK = "{{download}}`Download the notebook <../ipynb/{stem}.ipynb>`"
+
+
+def link_notebook(app, docname, source):
+    """Under the title of a page with cells: where its notebook is."""
+    stem = docname.rpartition("/")[2]
+    if not (Path(app.srcdir) / "ipynb" / f"{stem}.ipynb").is_file():
+        return
+    badge = _BADGE.format(repository=REPOSITORY, stem=stem) if REPOSITORY else ""
+    line = badge + _NOTEBOOK.format(stem=stem)
+    source[0] = re.sub(r"^(# .*\n)", rf"\1\n{line}\n", source[0], count=1, flags=re.MULTILINE)
+
+
 def setup(app):
+    app.connect("source-read", link_notebook)
     app.connect("builder-inited", write_coverage)
     # Before napoleon, whose own markup must stay.
     app.connect("autodoc-process-docstring", escape_markup, priority=400)
