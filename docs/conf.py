@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from sphinx.util import logging
+
 import funcbackprop
 
 project = "funcbackprop"
@@ -111,8 +113,42 @@ def link_notebook(app, docname, source):
     source[0] = re.sub(r"^(# .*\n)", rf"\1\n{line}\n", source[0], count=1, flags=re.MULTILINE)
 
 
+def compare_api(app, env):
+    """A warning for each public name without an entry in the API."""
+    documented = [name.split(".") for name in env.get_domain("py").objects]
+    for room in funcbackprop._ROOMS:
+        entries = {name[-1] for name in documented if name[:2] == ["funcbackprop", room]}
+        missing = set(getattr(funcbackprop, room).__all__) - entries - {*funcbackprop._ROOMS}
+        for name in sorted(missing):
+            logging.getLogger(__name__).warning(f"fb.{room}.{name} has no entry in docs/api")
+
+
+_STATUS = """\
+# Status codes
+
+A result that may be undefined carries a `status`, an integer that exists under `jit`. `explain()` of
+the result gives its sentence. Generated from `fb.noise.STATUS` and `fb.curvature.STATUS`, which hold
+code, name and sentence. Codes stay what they are from version to version."""
+
+
+def write_status(app):
+    """The page of all status codes, from their tables."""
+    lines = [_STATUS]
+    for room in ("noise", "curvature"):
+        lines += ["", f"## `fb.{room}`", "", "| code | name | meaning |", "|---|---|---|"]
+        table = getattr(funcbackprop, room).STATUS
+        rows = (
+            (code, name, text.replace("|", r"\|")) for code, (name, text) in sorted(table.items())
+        )
+        lines += [f"| {code} | {name} | {text} |" for code, name, text in rows]
+    page = Path(app.srcdir) / "status.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def setup(app):
+    app.connect("builder-inited", write_status)
     app.connect("source-read", link_notebook)
+    app.connect("env-check-consistency", compare_api)
     app.connect("builder-inited", write_coverage)
     # Before napoleon, whose own markup must stay.
     app.connect("autodoc-process-docstring", escape_markup, priority=400)
