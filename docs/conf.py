@@ -126,9 +126,9 @@ def compare_api(app, env):
 _STATUS = """\
 # Status codes
 
-A result that may be undefined carries a `status`, an integer that exists under `jit`. `explain()` of
-the result gives its sentence. Generated from `fb.noise.STATUS` and `fb.curvature.STATUS`, which hold
-code, name and sentence. Codes stay what they are from version to version."""
+A result that may be undefined carries a `status`, an integer that exists under `jit`. `explain()`
+of the result gives its sentence. Generated from `fb.noise.STATUS` and `fb.curvature.STATUS`, which
+hold code, name and sentence. Codes stay what they are from version to version."""
 
 
 def write_status(app):
@@ -136,13 +136,11 @@ def write_status(app):
     lines = [_STATUS]
     for room in ("noise", "curvature"):
         lines += ["", f"## `fb.{room}`", "", "| code | name | meaning |", "|---|---|---|"]
-        table = getattr(funcbackprop, room).STATUS
-        rows = (
-            (code, name, text.replace("|", r"\|")) for code, (name, text) in sorted(table.items())
-        )
-        lines += [f"| {code} | {name} | {text} |" for code, name, text in rows]
+        for code, (name, meaning) in sorted(getattr(funcbackprop, room).STATUS.items()):
+            cells = (str(code), *(cell.replace("|", r"\|") for cell in (name, meaning)))
+            lines.append(f"| {' | '.join(cells)} |")
     page = Path(app.srcdir) / "status.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def setup(app):

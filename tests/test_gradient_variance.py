@@ -221,6 +221,39 @@ def test_a_whole_epoch_has_no_error():
         assert_agree(r.at_batch_size(size).total.value, expected, "float32", exact)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_last_mini_batch_of_a_data_set_is_smaller(weighted):
+    """Its padding changes no number, and spares a second compilation."""
+    rng = np.random.default_rng(3)
+    x, w = rng.normal(size=(20, 3)), rng.uniform(0.5, 1.5, size=20)
+    traced = []
+
+    def counted(params, example):
+        traced.append(1)
+        return jnp.dot(params, example)
+
+    def whole(rows):
+        data = (x[:rows], w[:rows]) if weighted else x[:rows]
+        traced.clear()
+        r = gradient_variance(
+            counted, jnp.zeros(3), data, batch_size=6, groups=4, weighted=weighted
+        )
+        return r, len(traced)
+
+    pieces = [x[:6], x[6:12], x[12:18], x[18:]]
+    pairs = list(zip(pieces, [w[:6], w[6:12], w[12:18], w[18:]], strict=True))
+    want = gradient_variance(
+        vector, jnp.zeros(3), pairs if weighted else pieces, groups=4, weighted=weighted
+    )
+    (got, times), (_, times_even) = whole(20), whole(18)
+    assert times == times_even
+    assert (got.batches, got.examples) == (want.batches, want.examples) == (4, 20)
+    for mine, theirs in zip(
+        jax.tree.leaves(got.estimates), jax.tree.leaves(want.estimates), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_epochs_of_a_loader_that_drops_the_remainder():
     """Three batches of 3 of N = 10 are an epoch; the fourth would exceed N and begins another."""
     tally = Tally(2, ShuffledEpochs(10))

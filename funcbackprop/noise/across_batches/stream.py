@@ -22,8 +22,13 @@ class MiniBatch(NamedTuple):
     number: int
 
 
-def mini_batches(batches: Any, weighted: bool, size: int | None) -> Iterator[MiniBatch]:
+def mini_batches(
+    batches: Any, weighted: bool, size: int | None, padded: bool = True
+) -> Iterator[MiniBatch]:
     """The mini-batches one after the other, those whose weights are all zero left out.
+
+    Of a data set, which is cut in mini-batches of `size`, the last is `padded` to that size with
+    rows of weight zero: one shape is compiled once.
 
     Raises:
       ValueError, TypeError: `batches` is of the wrong kind or empty, or a mini-batch has another
@@ -33,6 +38,8 @@ def mini_batches(batches: Any, weighted: bool, size: int | None) -> Iterator[Min
     first, found = None, False
     for number, item in enumerate(items):
         batch, weights = _pair(item, number) if weighted else (item, None)
+        if size is not None and number and padded:
+            batch, weights = _padded(batch, weights, size)
         form = _form(batch)
         first = form if first is None else first
         _same_form(first, form, number)
@@ -87,6 +94,17 @@ def _cut(data, weighted, size) -> Iterator:
     for start in range(0, batch_size(data, _CALLER), size):
         stop = start + size
         yield jax.tree.map(lambda x, a=start, b=stop: x[a:b], data)
+
+
+def _padded(batch, weights, size):
+    """The mini-batch with copies of its last row, of weight zero, up to `size` rows."""
+    count = batch_size(batch, _CALLER)
+    if count == size:
+        return batch, weights
+    rows = np.minimum(np.arange(size), count - 1)
+    known = checked_weights(weights, count, _CALLER)
+    weights = jnp.where(np.arange(size) < count, known[rows], 0)
+    return jax.tree.map(lambda x: x[rows], batch), weights
 
 
 def _pair(item, number):

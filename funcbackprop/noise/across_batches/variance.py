@@ -89,8 +89,8 @@ def gradient_variance(
     checked_params(trained, _CALLER)
     if not jax.tree.leaves(trained):
         raise ValueError(f"`{_CALLER}`: `params` has no leaves, so there is no gradient")
-    stream = mini_batches(batches, weighted, batch_size)
     coupled = unit == "batch"
+    stream = mini_batches(batches, weighted, batch_size, padded=not coupled)
     measure = grouped.of_batch(loss) if coupled else grouped.of_examples(loss, draws)
     tally, states, bad, random = _streamed(
         measure, params, stream, sampling, draws, groups, coupled
