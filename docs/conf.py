@@ -18,7 +18,7 @@ copyright = author
 version = release = funcbackprop.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "jupyter_execute", "ipynb"]
+exclude_patterns = ["_build", "jupyter_execute", "ipynb", "report_terms.md"]
 html_theme = "sphinx_book_theme"
 html_title = "funcbackprop"
 
@@ -27,7 +27,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 # Docstrings put code in single backticks.
@@ -143,7 +143,17 @@ def write_status(app):
     page.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
+def write_report_terms(app):
+    """The glossary of the report, for the page of all terms."""
+    from funcbackprop.report.glossary import GLOSSARY
+
+    entries = [f"**{term.name}**\n: {term.meaning}\n" for term in GLOSSARY]
+    page = Path(app.srcdir) / "report_terms.md"
+    page.write_text("\n".join(entries), encoding="utf-8")
+
+
 def setup(app):
+    app.connect("builder-inited", write_report_terms)
     app.connect("builder-inited", write_status)
     app.connect("source-read", link_notebook)
     app.connect("env-check-consistency", compare_api)
