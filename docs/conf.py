@@ -21,6 +21,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "jupyter_execute", "ipynb", "report_terms.md"]
 html_theme = "sphinx_book_theme"
 html_title = "funcbackprop"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 # The pages of learn/ and notebooks/ have cells; an error in one is an error of the build.
 nb_execution_mode = "cache"
