@@ -7,6 +7,7 @@ that a test starts find it too. The core checks on the newest version compile as
 """
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -19,9 +20,11 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# XLA ends the process at a flag that it does not know, as from 0.11 on it does not know this one.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_cpu_use_fusion_emitters=false"
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    and [*map(int, importlib.metadata.version("jaxlib").split(".")[:2])] < [0, 11]
     else ""
 )
 
