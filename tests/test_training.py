@@ -18,10 +18,13 @@ from funcbackprop.training import (
     Records,
     TrainState,
     batches,
+    device_mesh,
     fit,
     init_state,
     make_step,
     read_rows,
+    replicate,
+    shard_batches,
 )
 
 RNG = np.random.default_rng(0)
@@ -112,13 +115,19 @@ def test_random_keys_change_with_the_step_and_the_seed():
     assert len(losses) == 3
 
 
-def test_one_trace_for_all_steps():
+@pytest.mark.parametrize("on_a_mesh", [False, True])
+def test_one_trace_for_all_steps(on_a_mesh):
+    """Also of one device: the first state must have the type of those that steps return."""
     chex.clear_trace_counter()
     counted = chex.assert_max_traces(lambda p, e: loss(p, e), n=1)
     step = make_step(counted, OPTIMIZER)
     state = init_state(PARAMS, OPTIMIZER, 0)
-    for i in range(3):
-        state, _ = step(state, (X[i : i + 4], Y[i : i + 4]), np.ones(4, np.float32))
+    feed = batches((X, Y), 10)
+    if on_a_mesh:
+        mesh = device_mesh()
+        state, feed = replicate(state, mesh), shard_batches(feed, mesh)
+    for number in range(3):
+        state, _ = step(state, *feed(number))
     assert int(state.step) == 3
 
 

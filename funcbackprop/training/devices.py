@@ -100,7 +100,9 @@ def on_this_device(tree: Any) -> Any:
 
 def _laid_out(x: Any, sharding: NamedSharding) -> jax.Array:
     """The array with this sharding; `x` must hold the same numbers in all processes."""
-    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+    # An equivalent sharding is not enough: on one device without a mesh, the array has another type
+    # than what a step returns for data on the mesh, and everything would be compiled twice.
+    if isinstance(x, jax.Array) and x.sharding == sharding:
         return x
     if not hasattr(x, "dtype"):
         x = np.asarray(x)
