@@ -100,10 +100,10 @@ def on_this_device(tree: Any) -> Any:
 
 def _laid_out(x: Any, sharding: NamedSharding) -> jax.Array:
     """The array with this sharding; `x` must hold the same numbers in all processes."""
-    # An equivalent sharding is not enough: on one device without a mesh, the array has another type
-    # than what a step returns for data on the mesh, and everything would be compiled twice.
-    if isinstance(x, jax.Array) and x.sharding == sharding:
-        return x
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+        # On one device without a mesh, the array has another type than what a step returns for
+        # data on the mesh, and all would be compiled twice.
+        return x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, sharding)
     if not hasattr(x, "dtype"):
         x = np.asarray(x)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
