@@ -88,3 +88,12 @@ def test_standard_errors_of_the_metrics():
     error = losses.std(ddof=1) / np.sqrt(96)
     assert found["standard_errors"]["train"]["loss"] == pytest.approx(error, rel=1e-5)
     assert found["standard_errors"]["test"]["loss"] is None
+
+
+def test_a_model_without_mistakes_may_still_make_some():
+    right = {"accuracy": lambda w, x: jnp.float32(1), "constant": lambda w, x: jnp.float32(7)}
+    problem = fb.Problem(loss, W, X, "q", metrics=right)
+    errors = Evaluation(problem, 0, device_mesh())(W)["standard_errors"]["train"]
+    guess = 98 / 100  # 96 of 96, and two of each kind
+    assert errors["accuracy"] == pytest.approx(np.sqrt(guess * (1 - guess) / 100), rel=1e-6)
+    assert errors["constant"] == 0

@@ -88,8 +88,8 @@ class Evaluation:
                 values.setdefault(name, []).extend(of_chunk.tolist())
         kept = np.asarray(weights) > 0  # NaN in padding must not spread
         return {
-            name: _mean(np.array(v)[kept], np.asarray(weights, np.float64)[kept])
-            for name, v in values.items()
+            name: of(np.array(values[name])[kept], np.asarray(weights, np.float64)[kept])
+            for name, of in ((n, _mean if n == "loss" else _metric_mean) for n in values)
         }
 
 
@@ -100,6 +100,19 @@ def _mean(values, weights) -> tuple[float, float | None]:
         return mean, None
     squares = np.sum(weights**2 * (values - mean) ** 2) * len(values) / (len(values) - 1)
     return mean, float(np.sqrt(squares) / np.sum(weights))
+
+
+def _metric_mean(values, weights) -> tuple[float, float | None]:
+    """`_mean`, but of a proportion that is 0 or 1 the standard error is not 0.
+
+    Such as the accuracy of a model without mistakes: there is no spread to see, and yet n examples
+    do not tell it exactly. Two of each kind are added (Agresti and Coull 1998).
+    """
+    mean, error = _mean(values, weights)
+    if error == 0 and mean in (0, 1):
+        n = np.sum(weights) ** 2 / np.sum(weights**2)
+        error = float(np.sqrt(2 * (n + 2) / (n + 4) ** 3))
+    return mean, error
 
 
 def _evaluator(problem: Problem) -> Callable:
