@@ -51,8 +51,9 @@ def _means(run) -> Iterator[str]:
     )
     if any("standard_errors" in row for row in run.measurements):
         yield (
-            "The standard error is that of a mean of independent examples. It does not hold the "
-            "chance of training, which only several seeds show."
+            "The standard error is that of a mean of independent examples; where all are right, "
+            "or all wrong, two of each kind are added to tell one. It does not hold the chance of "
+            "training, which only several seeds show."
         )
 
 
