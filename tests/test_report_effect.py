@@ -148,3 +148,16 @@ def test_a_run_that_was_not_watched_says_how_to(run):
     assert "`--diagnose`" in diagnosis.no_diagnosis(found)
     assert diagnosis.found(found) is None
     assert diagnosis.sentences(found) == []
+
+
+def test_of_several_seeds_the_sentences_say_whose_numbers_they_quote(run):
+    first = [sharpness_row(1, 50.0), sharpness_row(9, 150.0)]
+    second = [{**sharpness_row(9, 900.0), "seed": 1}]
+    effects = [effect_row(0, -0.5, 0.1, -0.4), effect_row(0, -0.7, 0.1, -0.6, seed=1)]
+    measured = [{**noise_row(0, {"a": 1.0}), "seed": seed} for seed in (0, 1)]
+    found = run(*measured, *first, *second, *effects)
+    text = " ".join(effect.sharpness(found))
+    assert text.startswith("The sharpness of seed 0 was 50 at step 1 and 150 at step 9.")
+    assert "At the end it is 1.5 of the threshold" in text
+    assert "It lay above at step 9:" in text
+    assert effect.effect(found)[0].startswith("At step 0 of seed 0 the next update changes the")

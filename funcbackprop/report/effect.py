@@ -152,7 +152,7 @@ def effect(run: Run) -> list[str]:
     first = run.effects[0]
     predicted = number(first["predicted"]["value"])
     sentences = [
-        f"At step {first['step']:,} the next update changes the {data} loss by "
+        f"At step {first['step']:,}{_whose(run, first)} the next update changes the {data} loss by "
         f"{_interval(first['actual'])}; second order predicts {predicted}."
     ]
     kinds = [kind_of(row["actual"]) for row in run.effects]
@@ -164,6 +164,11 @@ def effect(run: Run) -> list[str]:
         + (f"; for {unclear} these examples cannot tell." if unclear else ".")
     )
     return [*sentences, *_prediction(run, kinds), *_taken_back(run)]
+
+
+def _whose(run, row):
+    """The seed that a row is of, where there are several."""
+    return f" of seed {row['seed']}" if len(run.seeds) > 1 else ""
 
 
 def _interval(estimate):
@@ -216,17 +221,19 @@ def _taken_back(run):
 
 
 def sharpness(run: Run) -> list[str]:
-    """From where to where the sharpness went, and where it stood against the threshold."""
-    known = [row for row in run.sharpness if row["value"] is not None]
-    sentences = _without(run, known)
+    """From where to where the sharpness went, and where it stood against the threshold: of the
+    first seed, for a threshold that moves is one of a single run."""
+    rows = [row for row in run.sharpness if row["seed"] == run.sharpness[0]["seed"]]
+    known = [row for row in rows if row["value"] is not None]
+    sentences = _without(rows)
     if not known:
         return sentences
     kind = "preconditioned sharpness" if known[0].get("preconditioned") else "sharpness"
     first, end = known[0], known[-1]
     sentences.insert(
         0,
-        f"The {kind} was {_bounded(first)} at step {first['step']:,} and {_bounded(end)} at step "
-        f"{end['step']:,}.",
+        f"The {kind}{_whose(run, first)} was {_bounded(first)} at step {first['step']:,} and "
+        f"{_bounded(end)} at step {end['step']:,}.",
     )
     threshold = end.get("threshold")
     if threshold is None:
@@ -262,10 +269,8 @@ def _rates(run, end, threshold):
     )
 
 
-def _without(run, known):
-    reasons = {
-        row["status"]: row["step"] for row in reversed(run.sharpness) if row["value"] is None
-    }
+def _without(rows):
+    reasons = {row["status"]: row["step"] for row in reversed(rows) if row["value"] is None}
     return [
         f"At step {step:,} there is none: {reason}." for reason, step in sorted(reasons.items())
     ]
