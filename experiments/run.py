@@ -1,6 +1,6 @@
 """Studies of known results: run, and hold against what was expected before.
 
-    python experiments/run.py              # all; half an hour on two cores
+    python experiments/run.py              # all; twenty minutes on two cores
     python experiments/run.py 01 04        # some
     python experiments/run.py --quick --out DIR    # smaller, to see that they work
 
