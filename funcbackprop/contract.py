@@ -34,7 +34,7 @@ def example_loss(apply: Callable, loss: Callable, rng: bool = False) -> Loss:
       `loss(params, (x, y)) -> scalar`, or `loss(params, ((x, y), key)) -> scalar` with `rng=True`.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
-    >>> loss = example_loss(lambda params, x: params["w"] * x, fb.losses.squared_error)
+    >>> loss = fb.example_loss(lambda params, x: params["w"] * x, fb.losses.squared_error)
     >>> print(loss({"w": jnp.array([2.0])}, (jnp.array([3.0]), jnp.array([5.0]))))
     0.5
     """
@@ -59,13 +59,19 @@ def one_example(batch_loss: Loss) -> Loss:
     The example gets a leading axis of length 1 on every leaf. This is right if the batch loss is
     the mean of independent examples; `funcbackprop.check_separable` tests that.
 
+    Args:
+      batch_loss: `batch_loss(params, batch) -> scalar`.
+
+    Returns:
+      `loss(params, example) -> scalar`.
+
     Raises:
       ValueError: when the loss is called, if it uses the name of an axis of examples (`pmean`,
         batch normalisation over devices): its examples are not independent.
 
-    >>> import jax.numpy as jnp
+    >>> import funcbackprop as fb, jax.numpy as jnp
     >>> batch_loss = lambda params, x: jnp.mean((x @ params) ** 2)
-    >>> print(one_example(batch_loss)(jnp.ones(2), jnp.array([1.0, 2.0])))
+    >>> print(fb.one_example(batch_loss)(jnp.ones(2), jnp.array([1.0, 2.0])))
     9.0
     """
 
@@ -85,7 +91,7 @@ def one_example(batch_loss: Loss) -> Loss:
 
 
 def attach_keys(batch: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTree, chex.PRNGKey]:
-    """Give every example of a batch a random key of its own: `(batch, keys [B])`.
+    """Give every example of a batch a random key of its own.
 
     Randomness is part of the example: a key that the loss closes over would give every example the
     same dropout mask.
@@ -94,8 +100,15 @@ def attach_keys(batch: chex.ArrayTree, key: chex.PRNGKey) -> tuple[chex.ArrayTre
       batch: pytree with a leading axis of length B on every leaf.
       key: one key, typed (`jax.random.key`) or raw (`jax.random.PRNGKey`).
 
-    >>> import jax, jax.numpy as jnp
-    >>> batch, keys = attach_keys(jnp.zeros((4, 2)), jax.random.key(0))
+    Returns:
+      `(batch, keys)`, itself a batch: keys are [B], or [B, 2] from a raw key. The loss of one
+      example takes `(example, key)`.
+
+    Raises:
+      ValueError: the leaves of `batch` have no common leading length.
+
+    >>> import funcbackprop as fb, jax, jax.numpy as jnp
+    >>> batch, keys = fb.attach_keys(jnp.zeros((4, 2)), jax.random.key(0))
     >>> keys.shape
     (4,)
     """
@@ -115,9 +128,9 @@ class Problem:
       params: a pytree of arrays, or `key -> params` (several seeds need the latter).
       data: a pytree of arrays with a leading axis of length N on every leaf, or a pure function
         `(seed, epoch, step) -> batch`.
-      name: what the run is called.
+      name: what the run is called, and its folder; no slash.
       test_data: as `data` (arrays), held out.
-      weights: [N], relative importances of the examples of `data`.
+      weights: [N], relative importances of the examples of `data`, where these are arrays.
       predict: `predict(params, example) -> prediction`, without randomness.
       metrics: name -> `metric(params, example) -> scalar`, averaged over examples.
       rng: whether the loss draws random numbers (dropout): see `attach_keys`.
@@ -127,6 +140,20 @@ class Problem:
         against beside the general chain rule; see `funcbackprop.check_gradients`.
       groups: `path -> name` for the layers of tables and figures, where path is a leaf's path as
         text, `['layers'][0]['w']`; None groups the leaves by their parent.
+
+    Raises:
+      TypeError, ValueError: a field is no function, mapping or optimizer where one is expected, or
+        `name` is empty or has a slash. The rest is checked when the problem is run.
+
+    >>> import funcbackprop as fb, jax, jax.numpy as jnp
+    >>> model = fb.models.mlp((2, 8, 1))
+    >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+    >>> problem = fb.Problem(
+    ...     loss=fb.example_loss(model.apply, fb.losses.squared_error),
+    ...     params=lambda key: model.init(key, x[0]),
+    ...     data=(x, jnp.sum(x, axis=1, keepdims=True)),
+    ...     name="sums",
+    ... )
     """
 
     loss: Loss

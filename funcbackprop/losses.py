@@ -21,8 +21,12 @@ def cross_entropy(logits: chex.Array, label: chex.Array) -> chex.Array:
     Returns:
       scalar; its gradient in the logits is `softmax(z) - onehot(label)`.
 
-    >>> import jax.numpy as jnp
-    >>> print(f"{cross_entropy(jnp.zeros(4), 2):.4f}")  # log 4
+    Raises:
+      ValueError: other shapes, such as those of a batch.
+      TypeError: the label is no integer.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> print(f"{fb.losses.cross_entropy(jnp.zeros(4), 2):.4f}")  # log 4
     1.3863
     """
     logits, label = jnp.asarray(logits), jnp.asarray(label)
@@ -43,8 +47,14 @@ def squared_error(prediction: chex.Array, target: chex.Array) -> chex.Array:
       prediction: array of any shape, scalars included.
       target: array of the same shape (broadcasting would hide a missing axis).
 
-    >>> import jax.numpy as jnp
-    >>> print(squared_error(jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0])))
+    Returns:
+      scalar: the sum (not the mean) over the entries.
+
+    Raises:
+      ValueError: the shapes differ.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> print(fb.losses.squared_error(jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0])))
     2.0
     """
     _same_shape("squared_error", prediction=prediction, target=target)
@@ -62,8 +72,11 @@ def binary_cross_entropy(logit: chex.Array, label: chex.Array) -> chex.Array:
     Returns:
       scalar: the sum (not the mean) over the entries; its gradient in z is `sigma(z) - y`.
 
-    >>> import jax.numpy as jnp
-    >>> print(f"{binary_cross_entropy(jnp.array(0.0), 1):.4f}")  # log 2
+    Raises:
+      ValueError: the shapes differ.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> print(f"{fb.losses.binary_cross_entropy(jnp.array(0.0), 1):.4f}")  # log 2
     0.6931
     """
     _same_shape("binary_cross_entropy", logit=logit, label=label)
@@ -85,10 +98,18 @@ def next_token(logits: chex.Array, targets: chex.Array) -> chex.Array:
     Args:
       logits: [T, V].
       targets: [T] integers in 0..V-1; negative ones are padding; from V on the loss is NaN.
+        `targets[t]` belongs to `logits[t]`: the shift by one token is the caller's.
 
-    >>> import jax.numpy as jnp
+    Returns:
+      scalar.
+
+    Raises:
+      ValueError: other shapes, such as those of a batch.
+      TypeError: the targets are no integers.
+
+    >>> import funcbackprop as fb, jax.numpy as jnp
     >>> logits = jnp.array([[0.0, 0.0], [jnp.nan, 0.0]])
-    >>> print(f"{next_token(logits, jnp.array([1, -1])):.4f}")  # log 2
+    >>> print(f"{fb.losses.next_token(logits, jnp.array([1, -1])):.4f}")  # log 2
     0.6931
     """
     logits, targets = jnp.asarray(logits), jnp.asarray(targets)

@@ -39,9 +39,10 @@ def check_gradients(
     """Hold the gradient of every parameter leaf against a reference, and say where they part.
 
     Each leaf is held to a running bound on its own rounding, which the reference computes beside
-    the gradient: |a - b| <= 7 s for each element, with s the standard deviation of the rounding of
-    that element, in the dtypes and at the matmul precision of the program (Higham & Mary, 2019).
-    See the guide "Check your gradients" for the verdicts.
+    the gradient: |a - b| <= 7 s + 2 u |b| for each element of the gradient a and the reference b.
+    s is the standard deviation of the rounding of that element, in the dtypes and at the matmul
+    precision of the program (Higham & Mary, 2019), u the unit roundoff. At a kink, a may lie
+    anywhere between the subgradients. See the guide "Check your gradients" for the verdicts.
 
     Args:
       loss: `loss(params, example) -> scalar` of one example; `(scalar, aux)` with `has_aux=True`.
@@ -61,12 +62,13 @@ def check_gradients(
         passes something that it cannot follow (a callback, a kernel) is "not audited".
 
     Raises:
-      ValueError: `grads`, or what the reference returns, has not the structure of `params`.
-      TypeError: `intended` is a string.
+      ValueError: `grads`, or what the reference returns, has not the structure of `params`; `batch`
+        or `weights` have the wrong shape.
+      TypeError: `intended` is a string; `params` has leaves that are not floating-point.
 
     Cost: the reference is NumPy, equation by equation: about a second for small models, and memory
     for two copies of every intermediate value. Only where a leaf is wrong are JAX's derivatives
-    evaluated one by one.
+    evaluated one by one. Call it outside `jit`.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
     >>> loss = lambda w, x: 0.5 * jnp.sum((w - x) ** 2)

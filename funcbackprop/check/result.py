@@ -52,14 +52,18 @@ _MOST_NOTES = 5
 
 @dataclasses.dataclass(frozen=True)
 class LeafCheck:
-    """One parameter leaf: how far its gradient is from the reference.
+    """One parameter leaf: how far its gradient a is from the reference b.
+
+    Errors and resolution are None where a and b could not be compared.
 
     Attributes:
       leaf: the path, `params['layers'][0]['w']`.
-      verdict: see the guide "Check your gradients".
+      verdict: right: "agrees", "kink or tie"; undecided: "precision", "not audited"; findings: "not
+        finite", "wrong rule", "jit differs from eager", "differs", "zero by structure",
+        "disconnected". See the guide "Check your gradients".
       relative_error: max|a - b| / max|b|, or in units of the bound where that is larger.
       cosine_error: 1 - cos(a, b).
-      worst_index: where |a - b| is largest beside its bound.
+      worst_index: where |a - b| is largest, relative to the bound on rounding there.
       got: the value there of the gradient that was judged.
       expected: the value there of the reference.
       error_in_bounds: |a - b| there in units of what rounding explains; above 1 it does not agree.
@@ -95,7 +99,7 @@ class GradientCheck:
 
     Attributes:
       leaves: one `LeafCheck` for each parameter leaf, in tree order.
-      value: the mean loss of the batch.
+      value: the (weighted) mean loss of the batch.
       reference_value: the same by the reference, or None if it could not be evaluated.
       notes: what is no finding but worth knowing, one sentence each.
       decisions: comparisons, selections and orders that float64 would have decided otherwise, one
@@ -133,7 +137,11 @@ class GradientCheck:
         return self.marks
 
     def to_html(self) -> str:
-        """The graph of the losses with what was found, as one page; see `Program.to_html`."""
+        """The graph of the losses with what was found, as one page; see `Program.to_html`.
+
+        Raises:
+          ValueError: the loss could not be followed, so that there is no graph.
+        """
         if self.program is None:
             raise ValueError(
                 "`GradientCheck.to_html`: the loss could not be followed, so there is no graph; "

@@ -38,10 +38,12 @@ class Separability:
     Attributes:
       verdict: "separable", "summed", "mask-normalised", "coupled" or "not finite".
       error: the largest difference from the mean of single examples, relative to the largest
-        single example's.
+        single example's; NaN for "not finite".
       leaf: the parameter leaf that differs most, or "the loss" if only that differs; for "not
-        finite" the number of examples with which it happened.
-      weights: [B], for "mask-normalised" the relative importances that explain it.
+        finite" at which number of examples it happened.
+      weights: for "mask-normalised" the relative importances that explain it, the largest 1, one
+        for each example that was compared: all but those of weight 0. None otherwise.
+      weighted: whether weights were given.
     """
 
     verdict: str
@@ -52,6 +54,7 @@ class Separability:
 
     @property
     def ok(self) -> bool:
+        """True if the loss is the mean of the losses of its examples."""
         return self.verdict == "separable"
 
     def explain(self) -> str:
@@ -87,13 +90,15 @@ def check_separable(
       `Separability`; `.ok` if `funcbackprop.one_example(batch_loss)` is the loss of one example.
 
     Raises:
-      ValueError: fewer than two examples.
+      ValueError: fewer than two examples of positive weight, or leaves of unequal length.
+      TypeError: `params` has leaves that are not floating-point.
 
-    Cost: up to 2 B evaluations of small batches. Eager: call it outside `jit`.
+    Cost: B gradients of single examples and one of the batch; of a loss that is neither mean nor
+    sum also those of up to B pairs, rarely 4 B. Call it outside `jit`.
 
-    >>> import jax.numpy as jnp
+    >>> import funcbackprop as fb, jax.numpy as jnp
     >>> x = jnp.array([[1.0], [2.0], [4.0]])
-    >>> print(check_separable(lambda w, x: jnp.sum((x @ w) ** 2), jnp.ones(1), x).verdict)
+    >>> print(fb.check_separable(lambda w, x: jnp.sum((x @ w) ** 2), jnp.ones(1), x).verdict)
     summed
     """
     size = batch_size(batch, "check_separable")

@@ -1,4 +1,4 @@
-"""The computational graph: a function as a program of equations. Only this room knows jaxprs."""
+"""The computational graph: a function as a program of equations. Only this package reads jaxprs."""
 
 from .capture import CALLS as CALLS
 from .capture import CUSTOM as CUSTOM

@@ -87,7 +87,12 @@ def trace(
     Returns:
       `f(*args) -> Program`: nothing is computed; shapes and dtypes of `args` are what counts.
 
+    Raises:
+      UnsupportedPrimitive: when called, if the function reads a mutable array from outside, or
+        calls a primitive whose program cannot be entered.
+
     >>> import jax.numpy as jnp
+    >>> from funcbackprop.graph import trace
     >>> program = trace(lambda w, x: jnp.sum(jnp.tanh(w) * x))(jnp.ones(3), jnp.ones(3))
     >>> [equation.name for equation in program.equations]
     ['tanh', 'mul', 'reduce_sum']

@@ -22,7 +22,8 @@ def evaluate(equation: Equation, *values: Any) -> tuple[Any, ...]:
     Returns:
       NumPy arrays; JAX arrays where they are random keys.
 
-    >>> from funcbackprop.graph import trace
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from funcbackprop.graph import evaluate, trace
     >>> (equation,) = trace(jnp.tanh)(np.float32(0)).equations
     >>> evaluate(equation, np.float32(0.5))
     (array(0.46211717, dtype=float32),)
@@ -36,7 +37,8 @@ def evaluate_wide(equation: Equation, *values: Any) -> tuple[Any, ...]:
 
     JAX's global flag is not touched: x64 is enabled for this thread, while this runs.
 
-    >>> from funcbackprop.graph import trace
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from funcbackprop.graph import evaluate_wide, trace
     >>> (equation,) = trace(jnp.tanh)(np.float32(0)).equations
     >>> evaluate_wide(equation, np.float64(0.5))
     (array(0.46211716),)

@@ -29,9 +29,13 @@ def network(fun: Callable, params: Any, *rest: Any, values: bool = False) -> Net
     """The layers of `fun(params, *rest)`.
 
     Args:
+      fun: a function that JAX can trace.
+      params: pytree of arrays, whose uses are looked for.
+      rest: its other arguments, such as one example.
       values: whether to run it, outside loops, for the values of the units.
 
     >>> import jax.numpy as jnp
+    >>> from funcbackprop.graph import network
     >>> w = {"a": jnp.ones((3, 2)), "b": jnp.ones(3), "c": jnp.ones(3)}
     >>> net = lambda w, x: jnp.dot(w["c"], jnp.tanh(w["a"] @ x + w["b"]))
     >>> for use in network(net, w, jnp.ones(2)).uses:

@@ -19,7 +19,8 @@ class UnsupportedPrimitive(NotImplementedError):
 
 
 class Variable:
-    """A value that is known when the program runs; compared by identity."""
+    """A value that is known when the program runs, of this `shape` and `dtype`; compared by
+    identity."""
 
     __slots__ = ("dtype", "shape")
 
@@ -32,7 +33,7 @@ class Variable:
 
 
 class Literal:
-    """A value that is written into the program."""
+    """A value, a NumPy array, that is written into the program."""
 
     __slots__ = ("value",)
 
@@ -41,10 +42,12 @@ class Literal:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the value."""
         return self.value.shape
 
     @property
     def dtype(self) -> Any:
+        """Of the value."""
         return self.value.dtype
 
     def __repr__(self):
@@ -55,7 +58,7 @@ Atom = Variable | Literal
 
 
 class Source(NamedTuple):
-    """Where in the user's code an equation comes from."""
+    """Where in the user's code an equation comes from: file, line, and function around it."""
 
     file: str
     line: int
@@ -70,7 +73,14 @@ UNKNOWN = Source("unknown", 0, "?")
 
 class Call(NamedTuple):
     """What stands around an equation: a call that was flattened away (`kind` is jit, remat,
-    custom_jvp, custom_vjp, ...), or the loop or branch whose program it belongs to."""
+    custom_jvp, custom_vjp, ...), or the loop or branch whose program it belongs to.
+
+    Attributes:
+      kind: of call, or the primitive of the loop or branch.
+      name: of the function that is called, or of the parameter that holds the program.
+      source: the line of the call.
+      in_jax: whether the function that was called is JAX's own.
+    """
 
     kind: str
     name: str
@@ -137,7 +147,7 @@ class Program:
       constants: (variable, value) pairs of what the function closed over.
       equations: in order; calls are flattened, control flow has programs of its own.
       in_tree, out_tree: how the inputs and outputs were grouped, of a traced function.
-      names: of the inputs, as paths: `params['w']`.
+      names: of the inputs, as paths in the arguments: `[0]['w']`.
     """
 
     inputs: tuple[Variable, ...]

@@ -43,8 +43,12 @@ def convnet(
       Parameters: `params['conv'][l]['w']` [kernel, kernel, M, N], `['b']` [N], and
       `params['head']` with `w` [M, K] and `b` [K].
 
-    >>> import jax, jax.numpy as jnp
-    >>> model = convnet((4, 8), num_classes=10)
+    Raises:
+      TypeError, ValueError: an argument is out of range; `init` and `apply` raise ValueError for an
+        input or parameters that do not fit.
+
+    >>> import funcbackprop as fb, jax, jax.numpy as jnp
+    >>> model = fb.models.convnet((4, 8), num_classes=10)
     >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((8, 8, 1)))
     >>> params["head"]["w"].shape
     (32, 10)

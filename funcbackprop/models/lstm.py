@@ -23,9 +23,14 @@ def lstm(vocab_size: int, width: int, depth: int = 1, dropout: float = 0.0) -> M
       Model for tokens [T], integers in 0..V-1, and logits [T, V] of the next token. Parameters:
       `params['embed']['table']` [V, N], `params['lstm'][l]` with `w_x` [N, 4N], `w_h` [N, 4N] and
       `b` [4N] (gates in the order i, f, g, o), `params['head']` with `w` [N, V] and `b` [V].
+      A token outside 0..V-1 gives NaN.
 
-    >>> import jax, jax.numpy as jnp
-    >>> model = lstm(vocab_size=11, width=4)
+    Raises:
+      TypeError, ValueError: an argument is out of range; `init` and `apply` raise ValueError for an
+        input or parameters that do not fit.
+
+    >>> import funcbackprop as fb, jax, jax.numpy as jnp
+    >>> model = fb.models.lstm(vocab_size=11, width=4)
     >>> params = jax.jit(model.init)(jax.random.key(0), jnp.array([1, 2, 3]))
     >>> jax.jit(model.apply)(params, jnp.array([1, 2, 3])).shape
     (3, 11)

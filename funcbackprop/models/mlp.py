@@ -24,8 +24,12 @@ def mlp(sizes: Sequence[int], activation: str = "relu", dropout: float = 0.0) ->
       Model for inputs of any shape with sizes[0] entries (they are flattened) and outputs
       [sizes[-1]]. Parameters: `params['layers'][l]['w']` [M, N] and `['b']` [N].
 
-    >>> import jax, jax.numpy as jnp
-    >>> model = mlp((4, 8, 3))
+    Raises:
+      TypeError, ValueError: an argument is out of range; `init` and `apply` raise ValueError for an
+        input or parameters that do not fit.
+
+    >>> import funcbackprop as fb, jax, jax.numpy as jnp
+    >>> model = fb.models.mlp((4, 8, 3))
     >>> params = model.init(jax.random.key(0), jnp.zeros((2, 2)))
     >>> model.apply(params, jnp.zeros((2, 2))).shape
     (3,)

@@ -16,7 +16,7 @@ class Layer:
     """One layer: what it computes and where its parameters live.
 
     Attributes:
-      kind: a row of the table `KINDS` in `layers.py`.
+      kind: what it computes, such as "dense", "conv2d" or "residual".
       at: keys and indices that lead to the parameters, relative to the enclosing "repeat" or the
         root; () for a layer without parameters.
       options: (name, value) pairs with plain values.
@@ -30,7 +30,7 @@ class Layer:
     layers: tuple["Layer", ...] = ()
 
     def to_dict(self) -> dict:
-        """Lists, strings, numbers and None only."""
+        """JSON-safe: lists, strings, numbers, booleans and None only."""
         return {
             "kind": self.kind,
             "at": list(self.at),
@@ -48,6 +48,11 @@ def layer(kind: str, *at: str | int, layers: tuple[Layer, ...] = (), **options: 
 class Spec:
     """The description of a model: constructor, its arguments, and the layers in order.
 
+    Attributes:
+      kind: name of the constructor.
+      options: its arguments, as (name, value) pairs with plain values.
+      layers: a `Layer` for each, in order.
+
     >>> import funcbackprop as fb
     >>> print(fb.models.mlp((2, 3, 1), activation="tanh").spec)
     mlp(sizes=(2, 3, 1), activation='tanh', dropout=0.0)
@@ -64,7 +69,7 @@ class Spec:
     layers: tuple[Layer, ...]
 
     def to_dict(self) -> dict:
-        """JSON-safe: lists, strings, numbers and None only."""
+        """JSON-safe: lists, strings, numbers, booleans and None only."""
         return {
             "kind": self.kind,
             "options": _plain(self.options),
@@ -82,10 +87,11 @@ class Model(NamedTuple):
     """A model as pure functions.
 
     Attributes:
-      init: `init(key, example_input) -> params`, nested dicts and lists of arrays.
+      init: `init(key, example_input) -> params`, nested dicts and lists of arrays in JAX's default
+        float dtype; of the input only shape and dtype count.
       apply: `apply(params, example_input, key=None) -> output`, for one example; without a key
         there is no dropout. `jax.vmap(model.apply, in_axes=(None, 0))` is for a batch.
-      spec: the layers in order, in plain Python values.
+      spec: the layers in order, in plain Python values; `print(model.spec)` is a table.
     """
 
     init: Callable

@@ -42,10 +42,14 @@ def transformer(
       token. Parameters: `embed`, `position` (`table` [V or max_length, N]); `blocks`, each leaf
       stacked [L, ...], with `norm_1`, `norm_2` (`gain`, `bias` [N]), `attention` (`q`, `k`, `v`,
       `out`: `w` [N, N] and `b` [N]), `mlp_in` and `mlp_out` (`w`, `b`); `norm` (`gain`, `bias`);
-      and, unless tied, `head` (`w` [N, V], no bias).
+      and, unless tied, `head` (`w` [N, V], no bias). A token outside 0..V-1 gives NaN.
 
-    >>> import jax, jax.numpy as jnp
-    >>> model = transformer(vocab_size=11, max_length=8, width=4, depth=2, heads=2)
+    Raises:
+      TypeError, ValueError: an argument is out of range; `init` and `apply` raise ValueError for an
+        input or parameters that do not fit.
+
+    >>> import funcbackprop as fb, jax, jax.numpy as jnp
+    >>> model = fb.models.transformer(vocab_size=11, max_length=8, width=4, depth=2, heads=2)
     >>> params = jax.jit(model.init)(jax.random.key(0), jnp.array([1, 2, 3]))
     >>> jax.jit(model.apply)(params, jnp.array([1, 2, 3])).shape
     (3, 11)

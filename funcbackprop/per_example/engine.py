@@ -45,8 +45,9 @@ def gradient_statistics(
       `measure(params, batch, weights=None) -> (losses, results)`, a pure function that may be
       jitted, scanned and vmapped. `losses` is [B], unscaled, or `(losses, aux)` with
       `has_aux=True`; `results` has the structure of `stats`. `weights` [B] are relative
-      importances; a row of weight 0 is padding: its results are 0, and NaN or inf in it never
-      spreads.
+      importances; a row of weight 0 is padding: its loss and its rows of results are 0, and NaN or
+      inf in it never spreads. Integers, booleans and keys among `params` are no variables: results
+      like `params` have None in their place.
 
     Raises:
       TypeError, ValueError: a leaf of `stats` is no statistic, `method` is unknown, or, when
@@ -99,6 +100,11 @@ class Measure:
 
     `states`, `fold`, `merge` and `finalize` are the same computation taken apart, for callers that
     merge several batches.
+
+    Attributes:
+      loss, has_aux, method, memory_limit: as given to `gradient_statistics`.
+      stats: the statistics, as a tuple.
+      treedef: the structure in which they were given.
     """
 
     loss: Loss
@@ -139,7 +145,7 @@ class Measure:
         return losses, aux, [next(found[own]) for own in by_factors]
 
     def given(self, params: chex.ArrayTree, batch: chex.ArrayTree, weights: Any) -> Batch:
-        """What is measured, checked; parameters that cannot be differentiated in the loss."""
+        """The arguments, checked; the loss closes over parameters that cannot be differentiated."""
         params, join = differentiable(params, "gradient_statistics")
         checked = scalar_loss(self.loss, self.has_aux, "gradient_statistics")
         limit = self.memory_limit if self.memory_limit is not None else default_memory_limit()
@@ -154,6 +160,9 @@ class Measure:
           measure_chunk: `(*data) -> (losses, aux, states)` for one chunk of `data`.
           data: arrays with a leading axis of examples.
           size: examples in a chunk; the remainder is measured once after the scan.
+
+        Returns:
+          `(losses, aux, states)` of all of them.
         """
         params, _ = differentiable(params, "gradient_statistics")
         return passes.fold(self.stats, measure_chunk, params, data, size)

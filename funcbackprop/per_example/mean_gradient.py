@@ -12,10 +12,30 @@ from ..contract import (
 
 
 def mean_gradient(loss: Loss, *, has_aux: bool = False, caller: str = "mean_gradient"):
-    """`f(params, batch, weights=None) -> (losses [B], aux, grads)`.
+    """The gradient of the weighted mean loss of a batch, taken as one program.
 
-    `grads` is the gradient of sum_i w_i loss_i / sum_i w_i, taken as one program: what training
-    uses, where `gradient_statistics` takes the gradient of each example.
+    This is what training uses, where `gradient_statistics` takes the gradient of each example.
+
+    Args:
+      loss: `loss(params, example) -> scalar` of one example; `(scalar, aux)` with `has_aux=True`.
+      has_aux: whether the loss returns `(scalar, aux)`.
+      caller: the name that errors give.
+
+    Returns:
+      `f(params, batch, weights=None) -> (losses [B], aux, grads)`: `grads` is the gradient of
+      sum_i w_i loss_i / sum_i w_i, in the dtypes of `params`, 0 if all weights are 0; `aux` is ()
+      without `has_aux`.
+
+    Raises:
+      TypeError, ValueError: when called, if `params` (floating-point throughout), `batch`,
+        `weights` or the loss's output have the wrong form.
+
+    >>> import jax.numpy as jnp
+    >>> from funcbackprop.per_example import mean_gradient
+    >>> f = mean_gradient(lambda w, x: 0.5 * (w - x) ** 2)
+    >>> losses, _, grad = f(jnp.array(0.0), jnp.array([1.0, 3.0]))
+    >>> print(losses, grad)
+    [0.5 4.5] -2.0
     """
     loss = scalar_loss(loss, has_aux, caller)
 

@@ -28,9 +28,10 @@ class LeafPlan:
 
     Attributes:
       leaf: its path.
-      source: the lines where its gradient is born.
-      form: how its gradients are kept: "outer products", "convolution", "rows", "entries" (they are
-        no larger than an activation, or zero), or "written out"; several with a plus.
+      source: the lines where the loss uses it, and its gradient is born.
+      form: how its gradients are kept: "outer products", "convolution", "rows" (of a table, at
+        indices), "entries" (they are no larger than an activation, or zero), or "written out";
+        several with a plus.
       algorithm: how the statistics are found.
       flops: cost for the batch, of all statistics together, in FLOPs of a matrix product that would
         take as long.
@@ -119,10 +120,13 @@ def plan(loss: Loss, stats: Any, *, has_aux: bool = False, memory_limit: int | N
       loss, stats, has_aux, memory_limit: as for `funcbackprop.gradient_statistics`.
 
     Returns:
-      `f(params, batch, weights=None) -> Plan`; shapes and dtypes are what counts.
+      `f(params, batch, weights=None) -> Plan`; shapes and dtypes are what counts. `print` shows it
+      as a table.
 
     Raises:
       TypeError, ValueError: as `gradient_statistics`.
+
+    Cost: tracing; nothing is computed.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
     >>> loss = lambda w, x: jnp.sum(jnp.tanh(x @ w))

@@ -26,19 +26,20 @@ def vjp(fun: Callable, *primals: Any) -> tuple[Any, "Pullback"]:
 
     Args:
       fun: a function of pytrees of arrays that JAX can trace.
-      primals: its arguments.
+      primals: its arguments; gradients are taken for all their floating-point leaves.
 
     Returns:
       `(outputs, pullback)`: the outputs, floating-point ones in float64 NumPy, and
       `pullback(cotangents) -> gradients`, a tuple with a gradient for each primal. See `Pullback`.
 
     Raises:
-      UnsupportedPrimitive: the program holds a primitive without a rule.
+      funcbackprop.graph.UnsupportedPrimitive: the program holds a primitive without a rule.
 
     Cost: two evaluations of the program, one in its own dtypes and one in float64, equation by
     equation; memory for every intermediate value that a gradient flows through.
 
-    >>> import jax.numpy as jnp
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from funcbackprop.reference import vjp
     >>> y, pullback = vjp(lambda w, x: jnp.tanh(w @ x), jnp.eye(2), jnp.array([0.0, 1.0]))
     >>> dw, dx = pullback(np.array([1.0, 1.0]))
     >>> print(dw.round(3).tolist(), dx.round(3))
@@ -192,9 +193,14 @@ def value_and_grad(loss: Callable, has_aux: bool = False) -> "ChainRuleGradient"
       has_aux: whether the loss returns `(scalar, aux)`.
 
     Returns:
-      f with `f(params, batch, weights=None) -> (value, grads)`: see `ChainRuleGradient`.
+      f with `f(params, batch, weights=None) -> (value, grads)`, or `((value, aux), grads)` with
+      `has_aux=True`: see `ChainRuleGradient`.
+
+    Raises:
+      TypeError: `loss` is no function.
 
     >>> import jax.numpy as jnp
+    >>> from funcbackprop.reference import value_and_grad
     >>> f = value_and_grad(lambda w, x: 0.5 * (w - x) ** 2)
     >>> value, grad = f(jnp.array(0.0), jnp.array([1.0, 3.0]))
     >>> print(value, grad)
@@ -214,7 +220,7 @@ class Details:
       aux: what the loss returned beside it, stacked over the examples kept; None without.
       grads: the gradient of `value`, float64, in the structure of the parameters.
       deviations: for each leaf the standard deviation by which rounding takes each element of the
-        program's own gradient from this one; see `rounding`.
+        program's own gradient from this one; see "How the reference works".
       decisions: see `Pullback`.
       unaudited: leaf name -> what stands between it and the loss that could not be followed.
     """
@@ -239,6 +245,17 @@ class ChainRuleGradient:
       params: pytree of float arrays.
       batch: pytree with a leading axis [B] on every leaf.
       weights: [B], at least 0 and not all 0: relative importances; None is all ones.
+
+    Returns:
+      value: float. grads: float64, in the structure of `params`.
+
+    Raises:
+      TypeError, ValueError: `params`, `batch`, `weights` or the loss's output have the wrong form.
+      UnsupportedPrimitive: a gradient passes what cannot be followed; `details` names it instead,
+        leaf by leaf, where it is opaque (a callback, a kernel).
+
+    Attributes:
+      loss, has_aux: as given to `value_and_grad`.
     """
 
     loss: Callable

@@ -7,7 +7,17 @@ from .rules import FAMILIES
 
 
 class Row(NamedTuple):
-    """A primitive: `kind` is rule, zero, opaque, program (runs programs of its own) or call."""
+    """One primitive of JAX.
+
+    Attributes:
+      family: the group of rules that it is in.
+      primitive: its name.
+      kind: "rule", "zero" (no gradient passes), "opaque" (it runs, but gradients cannot be followed
+        through it), "program" (it runs programs of its own) or "call" (its program takes its
+        place).
+      formula: its derivative, or how it is dealt with.
+      convention: what holds where there is no derivative, or several.
+    """
 
     family: str
     primitive: str
@@ -19,6 +29,7 @@ class Row(NamedTuple):
 def coverage() -> list[Row]:
     """Every primitive that the reference knows, by family.
 
+    >>> from funcbackprop.reference.coverage import coverage
     >>> rows = {row.primitive: row for row in coverage()}
     >>> rows["tanh"].kind, rows["argmax"].kind, rows["scan"].kind, rows["jit"].kind
     ('rule', 'zero', 'program', 'call')

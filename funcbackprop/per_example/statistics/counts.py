@@ -22,7 +22,7 @@ class Histogram(MeanOfElements):
     zero.
 
     Attributes:
-      edges: [E], increasing. Units: those of the gradient.
+      edges: [E], increasing (else ValueError). Units: those of the gradient.
 
     Cost: the gradients of a few examples at a time are written out, and compared with every edge.
 

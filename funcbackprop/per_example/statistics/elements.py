@@ -15,6 +15,7 @@ class MeanOfElements(Leafwise):
     """The state is a total weight and a mean for each leaf."""
 
     def init(self, params):
+        """The state of no examples."""
         return {"weight": jnp.zeros(()), "mean": jax.tree.map(accumulator, params)}
 
     def collect(self, parts, params, weights):
@@ -22,9 +23,11 @@ class MeanOfElements(Leafwise):
         return {"weight": jnp.sum(weights), "mean": means}
 
     def of_part(self, part):
+        """The mean of one leaf."""
         return part.elements
 
     def merge(self, a, b):
+        """The state of both: the means, averaged by total weight."""
         weight = a["weight"] + b["weight"]
         share = ratio(b["weight"], weight)
         mean = jax.tree.map(
@@ -33,6 +36,7 @@ class MeanOfElements(Leafwise):
         return {"weight": weight, "mean": mean}
 
     def finalize(self, state, params):
+        """The means, NaN without weight."""
         return jax.tree.map(lambda m: or_nan(state["weight"] > 0, m), state["mean"])
 
 
@@ -65,6 +69,9 @@ class SecondMoment(MeanOfElements):
     """The weighted elementwise second moment sum_i w_i |g_i|^2 / sum_i w_i; a tree like `params`.
 
     Units: squared gradient. NaN if all weights are zero.
+
+    Cost: a few weight-gradient products where a weight is used at few positions in an example;
+    otherwise the gradients of a few examples at a time are written out.
     """
 
     def init(self, params):
@@ -82,6 +89,11 @@ class MeanOf(MeanOfElements):
 
     Attributes:
       fn: maps an array to an array of the same shape, entry by entry, such as `jnp.sign`.
+
+    Raises:
+      TypeError: `fn` is no function. ValueError, when called: it does not keep the shape.
+
+    Cost: the gradients of a few examples at a time are written out.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
     >>> loss = lambda w, x: w * x  # g_i = x_i
@@ -120,10 +132,10 @@ class Variance(Leafwise):
 
     sum_i w_i |g_i - G|^2 / (sum_i w_i - sum_i w_i^2 / sum_i w_i); with equal weights the
     divisor is n - 1. A mean far larger than the spread costs no digits: chunks are centred on their
-    own mean and merged by the formula of Chan, Golub and LeVeque (1983). Where a weight is used
-    once in an example, mean |g|^2 - |G|^2 comes without the entries of single gradients, and is
-    taken if the spread is no small part of it. Summed over all parameters it is S = tr(Sigma).
-    Units: squared gradient. NaN if fewer than two examples have positive weight.
+    own mean and merged by the formula of Chan, Golub and LeVeque (1983). Where a weight is used at
+    few positions in an example, mean |g|^2 - |G|^2 comes without the entries of single gradients,
+    and is taken if the spread is no small part of it. Summed over all parameters it is
+    S = tr(Sigma). Units: squared gradient. NaN if fewer than two examples have positive weight.
 
     Attributes:
       centred: whether every leaf is centred before squaring, whatever its mean.
@@ -132,6 +144,7 @@ class Variance(Leafwise):
     centred: bool = False
 
     def init(self, params):
+        """The state of no examples."""
         variance = jax.tree.map(lambda p: accumulator(p).real, params)
         mean = jax.tree.map(accumulator, params)
         zero = jnp.zeros(())
@@ -188,6 +201,7 @@ class Variance(Leafwise):
         }
 
     def finalize(self, state, params):
+        """The variances, NaN for fewer than two examples."""
         several = (state["weight"] > 0) & (1 - state["concentration"] > _SINGLE)
         return jax.tree.map(lambda v: or_nan(several, v), state["variance"])
 
@@ -211,6 +225,9 @@ class WeightedSum(Leafwise):
     Attributes:
       coefficients: [B], or [K, B] for K sums at once. Any sign.
 
+    Raises:
+      ValueError: another shape, or, when called, another number of examples.
+
     Cost: that of the plain gradient; K sums take K weight-gradient products in each layer.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
@@ -233,6 +250,7 @@ class WeightedSum(Leafwise):
         return jnp.asarray(self.coefficients)
 
     def init(self, params):
+        """The state of no examples."""
         lead = jnp.shape(self.coefficients)[:-1]
         return jax.tree.map(
             lambda p: jnp.zeros((*lead, *jnp.shape(p)), accumulator(p).dtype), params
@@ -251,9 +269,11 @@ class WeightedSum(Leafwise):
         return tree_of(params, [part.elements for part in parts])
 
     def merge(self, a, b):
+        """The sum over the examples of both."""
         return jax.tree.map(jnp.add, a, b)
 
     def finalize(self, state, params):
+        """The sums."""
         return state
 
 
@@ -266,7 +286,8 @@ class ClippedMean(_MeanGradient):
     arXiv 1607.00133); unlike there the divisor is the total weight.
 
     Attributes:
-      max_norm: the largest norm, above 0. Units: those of the gradient.
+      max_norm: the largest norm, above 0 (ValueError for a Python number that is not).
+        Units: those of the gradient.
 
     Cost: the norms, and a second, reweighted pass.
 

@@ -74,6 +74,7 @@ class Leafwise:
     `reduce` takes it from one leaf; `collect` makes a state of what the leaves gave.
 
     Attributes:
+      per_example, needs_mean: as in `Statistic`.
       needs_norms: `numbers` wants |g_i|^2 over all parameters first.
       whole_batch: it needs all examples of a batch at once.
     """
@@ -88,7 +89,7 @@ class Leafwise:
         return ()
 
     def numbers(self, sq_norms: chex.Array | None) -> chex.Array | None:
-        """Numbers [..., B] that `reduce` needs; `sq_norms` [B] is given to `needs_norms`."""
+        """Numbers [..., B] that `reduce` needs; `sq_norms` [B] is None without `needs_norms`."""
         return None
 
     def reduce(self, g: Gradient, operands: tuple, numbers: Any) -> Generator[Ask, Any, Part]:
@@ -109,9 +110,11 @@ class Leafwise:
         raise NotImplementedError
 
     def merge(self, a: State, b: State) -> State:
+        """The state of the examples of `a` followed by those of `b`."""
         raise NotImplementedError
 
     def add(self, state, grads, weights, mean=None):
+        """The state with more examples, whose gradients are written out."""
         return self.merge(state, measured(self, grads, weights, mean))
 
 
@@ -143,8 +146,8 @@ def measured(stat: Leafwise, grads, weights, mean=None, numbers=None) -> State:
 def total(tree: chex.ArrayTree) -> chex.Array:
     """Sum over the leaves of a tree: per-leaf results [B] become one result [B].
 
-    >>> import jax.numpy as jnp
-    >>> print(total({"w": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])}))
+    >>> import funcbackprop as fb, jax.numpy as jnp
+    >>> print(fb.total({"w": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])}))
     [4. 6.]
     """
     return functools.reduce(operator.add, jax.tree.leaves(tree), jnp.zeros(()))

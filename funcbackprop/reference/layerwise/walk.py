@@ -25,6 +25,7 @@ def value_and_grad(model: Any, loss: Callable) -> "LayerwiseGradient":
       ValueError: if the model has dropout, or no layerwise rules; if the loss has none.
 
     >>> import jax, jax.numpy as jnp, funcbackprop as fb
+    >>> from funcbackprop.reference.layerwise import value_and_grad
     >>> model = fb.models.mlp((2, 1))
     >>> f = value_and_grad(model, fb.losses.squared_error)
     >>> params = {"layers": [{"w": jnp.array([[2.0], [0.0]]), "b": jnp.zeros(1)}]}
@@ -62,6 +63,13 @@ class LayerwiseGradient:
 
     Returns:
       value: float. grads: the structure of params, float64.
+
+    Raises:
+      ValueError: `params`, `batch` or `weights` do not fit the model or each other.
+
+    Attributes:
+      spec: the model's.
+      loss: name of the loss.
     """
 
     spec: Any
