@@ -143,7 +143,8 @@ class Problem:
 
     Raises:
       TypeError, ValueError: a field is no function, mapping or optimizer where one is expected, or
-        `name` is empty or has a slash. The rest is checked when the problem is run.
+        `name` is empty or has a slash, or there are `weights` of a data function. The rest is
+        checked when the problem is run.
 
     >>> import funcbackprop as fb, jax, jax.numpy as jnp
     >>> model = fb.models.mlp((2, 8, 1))
@@ -185,6 +186,11 @@ class Problem:
             raise TypeError(
                 "`Problem`: `optimizer` must be an optax transformation such as optax.adam(1e-3), "
                 f"got {_describe(self.optimizer)}"
+            )
+        if self.weights is not None and callable(self.data):
+            raise ValueError(
+                "`Problem`: `weights` belong to the examples of arrays, but `data` is a function; "
+                "leave `weights` out, and multiply by the weight, as part of the example, in `loss`"
             )
         if self.metrics is not None and not isinstance(self.metrics, Mapping):
             raise TypeError(

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -66,6 +67,11 @@ PROBLEM_ERRORS = {
     "optimizer": ({"optimizer": "adam"}, TypeError, "must be an optax transformation"),
     "metrics": ({"metrics": [len]}, TypeError, "`metrics` must map names to functions"),
     "reference": ({"reference": 3}, TypeError, "`reference` must be callable, got int"),
+    "weights": (
+        {"data": lambda seed, epoch, step: jnp.ones(3), "weights": np.ones(3)},
+        ValueError,
+        "`weights` belong to the examples of arrays, but `data` is a function",
+    ),
 }
 
 
