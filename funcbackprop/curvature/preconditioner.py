@@ -34,6 +34,8 @@ def preconditioner_of(
     Raises:
       ValueError: there are no second moments in the state, or several.
 
+    `funcbackprop.noise.preconditioner` gives 1/D, the factor of the update.
+
     Source: Cohen et al. 2022, Adaptive gradient methods at the edge of stability, arXiv:2207.14484.
 
     >>> import jax.numpy as jnp, optax

@@ -25,8 +25,8 @@ class Sharpness(NamedTuple):
     """The largest eigenvalue of the (preconditioned) Hessian.
 
     Attributes:
-      value: the largest Ritz value theta. The largest eigenvalue is not below it. Units
-        loss/parameter^2, divided by those of the preconditioner.
+      value: theta, the largest Ritz value (eigenvalue of the Lanczos matrix T). The largest
+        eigenvalue is not below it. Units loss/parameter^2, divided by those of the preconditioner.
       residual: |H v - theta v|; some eigenvalue is within it of `value`.
       upper: the largest eigenvalue is at most this, with the probability that was asked for.
       smallest: the smallest Ritz value; the smallest eigenvalue is not above it.

@@ -31,6 +31,9 @@ def of_data(
       batch_size: noted.
       seed: of the choice of examples.
 
+    Returns:
+      A dict for JSON. On the host; no gradient of the loss is computed.
+
     >>> import funcbackprop as fb, jax.numpy as jnp, optax
     >>> data = jnp.ones((60, 2)), jnp.zeros(60)
     >>> problem = fb.Problem(lambda w, example: w, jnp.array(0.0), data, "constant")

@@ -31,18 +31,19 @@ def diagnose(
 ) -> Diagnosis:
     """Why training fails although every gradient is right: findings with evidence, ranked.
 
-    Of a problem, a short run is taken and measured at some steps (`vitals`), the data are looked
-    at, and the same run is taken again with one thing changed: a quarter and four times the
-    learning rate, four times the batch; if it goes nowhere, also 64 times. The updates are scaled,
-    so this needs no knowledge of the optimizer. Of the folder of a run, the rows in `metrics.jsonl`
-    are read, of several seeds those of the first; `hook` writes the rows that tell most.
+    Of a problem, a short run is taken and measured at some steps, the data are looked at, and the
+    same run is taken again with one thing changed: a quarter and four times the learning rate, four
+    times the batch (if there are as many examples); if it goes nowhere, also a 64th and 64 times
+    the rate. The updates are scaled, so this needs no knowledge of the optimizer. Of the folder of
+    a run, the rows in `metrics.jsonl` are read, of several seeds those of the first; `hook` writes
+    the rows that tell most.
 
     Args:
       problem: a `Problem`, or the folder of a run.
       optimizer: an optax transformation; None takes the problem's, or `optax.adam(1e-3)`.
       batch_size: B; None is 64, or all examples if there are fewer. Not used where the problem's
         data are a function.
-      steps: of each run; None is 300, fewer for a large model.
+      steps: of each run, at least 2; None is 300, fewer for a large model.
       seed: of parameters and order.
 
     Returns:
@@ -52,8 +53,8 @@ def diagnose(
       FileNotFoundError: there is no `metrics.jsonl` in the folder.
       TypeError, ValueError: an argument has the wrong form.
 
-    Cost: seven times `steps` training steps (the larger batch counts four times), twice as many if
-    the run goes nowhere, and the compilation of two steps and one measurement.
+    Cost: seven times `steps` training steps (the larger batch counts four times), nine times if the
+    run goes nowhere, and the compilation of two steps and one measurement.
 
     >>> import funcbackprop as fb, jax.numpy as jnp, optax
     >>> x = jnp.linspace(-1, 1, 64)[:, None]

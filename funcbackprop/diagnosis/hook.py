@@ -13,7 +13,7 @@ from .vitals import ENOUGH, Vitals, vitals
 
 
 def measure(loss: Loss, optimizer: optax.GradientTransformation) -> Callable:
-    """A function that measures a training state, for the loop of your own.
+    """A function that measures a training state, for a loop of your own.
 
     Args:
       loss: `loss(params, example) -> scalar` of one example.
@@ -64,9 +64,10 @@ def hook(
     every: int = 50,
     rng: bool = False,
 ) -> Measurement:
-    """A hook for `training.fit` that writes a row of vitals every so many steps.
+    """A hook for `training.fit` that measures the training state every so many steps.
 
-    The rows go to the run's records; `funcbackprop.diagnose(folder)` reads them there.
+    Its rows, of kind "vitals" and as `measure` returns them, go to the run's records;
+    `funcbackprop.diagnose(folder)` reads them there.
 
     Args:
       loss: as given to `make_step`; without auxiliary output.
@@ -74,7 +75,7 @@ def hook(
       data: as given to `fit`: `data(number) -> (batch, weights or None)`. The update is measured
         on the batch that comes next, and on half of the one after it.
       every: steps between two rows; the first is before the first update.
-      rng: whether the example is `(example, key)`.
+      rng: whether the loss takes `(example, key)`, as in `make_step`.
 
     Returns:
       A `training.Measurement`: `hook(number, state, metrics) -> row or None`.

@@ -9,7 +9,14 @@ from .sign import Sign
 
 
 class Rule(NamedTuple):
-    """One kind of finding."""
+    """One kind of finding.
+
+    Attributes:
+      title: what is wrong, in words.
+      ask: finds it in what was measured: a `Sign`, or None.
+      remedy: what to do.
+      source: where definition and threshold come from.
+    """
 
     title: str
     ask: Callable[[Facts], Sign | None]

@@ -9,7 +9,7 @@ NOTHING = 0.05
 
 
 class Sign(NamedTuple):
-    """What a question found: severity, evidence in numbers, where, and from which step on."""
+    """What a rule found, before it is ranked; the fields mean what they do in `Finding`."""
 
     severity: float
     evidence: dict[str, Any]

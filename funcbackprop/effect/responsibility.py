@@ -33,11 +33,11 @@ class Responsibility:
     Attributes:
       prediction: the number that was predicted.
       target: what it should have been; None if no target was given, or if this is of a batch.
-      loss: of the prediction; None without a target.
+      loss: of the prediction, or its mean over a batch; None without a target.
       of_prediction: d prediction/d weight, by path and weight: `params['w1']` -> array.
       of_loss: d loss/d weight, likewise; None without a target.
-      of_step: g_k u_k, what the given step changes at each weight, in units of the loss; None
-        without `updates`.
+      of_step: g_k u_k, what the given step at each weight changes of the loss (of the prediction
+        without a target); None without `updates`.
       values: the weights themselves.
     """
 
@@ -65,7 +65,8 @@ class Responsibility:
         return self._table("leaf", {path: (path, x.sum()) for path, x in self.shares.items()})
 
     def rows(self, count: int = 10) -> str:
-        """A table of the rows (along the first axis of a leaf) with the largest shares."""
+        """A table of the `count` rows (along the first axis of a leaf with two axes or more) with
+        the largest shares."""
         found = {}
         for path, x in self.shares.items():
             if x.ndim < 2:
@@ -86,8 +87,9 @@ class Responsibility:
         return tables.text(cells, head, None, _WIDTH)
 
     def top(self, count: int = 10) -> str:
-        """A table of the weights with the largest shares: where they stand, their value, what they
-        do to prediction and loss; with a target, the change of each alone that would bring it."""
+        """A table of the `count` weights with the largest shares: where they stand, their value,
+        what they do to prediction and loss; with a target, the change of each alone that would
+        bring it."""
         places = self._largest(count)
         head = ["weight", "value", "d prediction"]
         cells = [
@@ -111,10 +113,17 @@ class Responsibility:
     def needed(self, path: str, index: tuple[int, ...] = ()) -> tuple[float | None, float | None]:
         """How much one weight would have to change, alone, for the prediction to be the target.
 
+        Args:
+          path: of the leaf, a key of `values`.
+          index: of the weight in it.
+
         Returns:
           `(first order, true)`: (target - prediction)/(d prediction/d weight), and the change
           nearest to 0 that does it; None where there is none within 16 times the first, or where
           the prediction does not depend on the weight.
+
+        Raises:
+          ValueError: there is no target.
         """
         if self.target is None:
             raise ValueError("`Responsibility.needed`: there is no target; pass `target=`")
@@ -170,7 +179,7 @@ class Responsibility:
         return tree[path][index]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: all fields but the function, and the shares."""
+        """JSON-safe: all fields but `values`, and the shares."""
         names = ("prediction", "target", "loss", "of_prediction", "of_loss", "of_step")
         return json_safe({**{name: getattr(self, name) for name in names}, "shares": self.shares})
 
@@ -203,7 +212,8 @@ def responsibility(
     what the step at that weight changes of the loss, to first order.
 
     Args:
-      predict: `predict(params, x) -> number`; for a classifier, the score of one class.
+      predict: `predict(params, x) -> number` of one input; for a classifier, the score of one
+        class.
       params: a tree; integers, booleans and random keys in it are not differentiated.
       example: x, the input of one example; with `weights`, a batch of them.
       target: what the prediction should have been; a number, or [B] with `weights`.

@@ -34,7 +34,7 @@ class UpdateEffect(NamedTuple):
       actual: loss(params + u) - loss(params).
       error: actual - predicted, of the same examples: what is beyond second order, and rounding.
       rounding: how far `actual` may be off by the rounding of single losses.
-      share_helped: of the weight of the examples whose loss falls.
+      share_helped: the share of the examples, by weight, whose loss falls.
       elsewhere: `first_order` as it would be on an independent batch; None without `rate`.
       first_order_by_leaf, curvature_by_leaf: trees like `params` of estimates, which add up.
       first_order_by_layer, curvature_by_layer: layer -> estimate, which add up too.

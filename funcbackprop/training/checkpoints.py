@@ -15,12 +15,17 @@ from .state import TrainState
 class Checkpoints:
     """Saves a training state every so many steps, and at the end.
 
-    Orbax writes to a temporary folder and renames it, so a kill leaves the last whole checkpoint.
+    For `fit(..., checkpoint=)`. Orbax writes to a temporary folder and renames it, so a kill leaves
+    the last whole checkpoint.
 
     Args:
       folder: where the checkpoints lie, one subfolder per step.
       every: steps between checkpoints.
       keep: how many of the latest stay.
+
+    Raises:
+      ValueError: `every` or `keep` is no positive integer.
+      ImportError: when first used, orbax-checkpoint is not installed.
     """
 
     def __init__(self, folder, *, every: int = 100, keep: int = 2):
@@ -39,7 +44,11 @@ class Checkpoints:
         return self._open().latest_step()
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """The newest checkpoint, with the structure, shapes and dtypes of `like`; None if none."""
+        """The newest checkpoint, with the structure, shapes and dtypes of `like`; None if none.
+
+        Raises:
+          ValueError: the checkpoint does not fit `like`.
+        """
         step = self.latest()
         if step is None:
             return None
@@ -71,6 +80,7 @@ class Checkpoints:
             raise OSError(f"`Checkpoints`: {str(error).splitlines()[0]}") from error
 
     def close(self) -> None:
+        """Let go of the folder; it opens again when needed."""
         if self._manager is not None:
             self._manager.close()
         self._manager = None

@@ -102,6 +102,7 @@ def load(name_or_path: str | Path, length: int = 64) -> Dataset:
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the name is unknown, or the file holds nothing that can be trained on.
+      ImportError: "digits" without scikit-learn.
 
     >>> print(load("digits"))
     digits: classes, 1438 training and 359 test examples, x float32[8, 8, 1], 10 classes
@@ -172,6 +173,12 @@ def load_npz(path: str | Path, seed: int = 0, test_fraction: float = 0.2) -> Dat
       FileNotFoundError: there is no such file.
       ValueError: the file is not a whole `.npz` archive, or an array cannot be used; the message
         names the file, the array and the first bad element.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "mine.npz"
+    >>> np.savez(path, x=np.zeros((20, 3)), y=np.arange(20) % 2)
+    >>> print(load_npz(path))
+    mine.npz: classes, 16 training and 4 test examples, x float32[3], 2 classes
     """
     path = _existing_file(path, "load_npz")
     where = f"`load_npz`: {path}"

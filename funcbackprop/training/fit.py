@@ -63,7 +63,18 @@ def fit(
 
     Raises:
       NonFiniteLoss: at the first step whose loss is NaN or infinite; its row has been recorded.
-      ValueError: `checkpoint` with an iterable, which has no place to resume at.
+      ValueError: `checkpoint` with an iterable, which has no place to resume at; `records` that
+        hold later rows of this run already; `steps` or `in_flight` out of range.
+      TypeError: `data` gives something else than pairs.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from funcbackprop.training import batches, init_state, make_step
+    >>> loss, optimizer = lambda w, x: 0.5 * (w - x) ** 2, optax.sgd(0.5)
+    >>> data = batches(jnp.array([1.0, 3.0]), 2)  # the mean, 2, is best
+    >>> state = init_state(jnp.array(0.0), optimizer, seed=0)
+    >>> state = fit(make_step(loss, optimizer), state, data, steps=3)
+    >>> print(state.params, state.step)
+    1.75 3
     """
     if steps < 0 or in_flight < 1:
         raise ValueError(

@@ -25,6 +25,9 @@ class Measurement:
     Attributes:
       seconds: of every measurement so far; the first includes compilation.
 
+    Raises:
+      ValueError: `when` is an integer below 1.
+
     >>> import jax.numpy as jnp, optax
     >>> from funcbackprop.training import fit, init_state, make_step
     >>> loss = lambda w, x: 0.5 * (w - x) ** 2

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """Batches of in-memory arrays as a pure function of the step: `batches(step)`.
+    """Batches of in-memory arrays: `batches(step) -> (batch, weights or None)`, a pure function.
 
     Made by `batches`. Two objects with the same arrays and seed give the same batches, so a
     training run can stop after any step and continue from it.
@@ -136,6 +136,8 @@ class FunctionBatches:
 
 def from_function(fn: Callable[[int, int, int], Any], seed: int = 0) -> FunctionBatches:
     """Batches that a pure function of (seed, epoch, step) makes, for data without a fixed size.
+
+    What is returned gives `(batch, None)` for a step: there are no weights.
 
     There are no epochs: epoch is always 0, and `steps_per_epoch`, `size` and `batch_size` are None.
 

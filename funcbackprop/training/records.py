@@ -81,6 +81,7 @@ class Records:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file; it opens again when a row is appended."""
         for handle in (self._file, self._writer):
             if handle is not None:
                 handle.close()
@@ -103,7 +104,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def read_rows(path) -> Iterator[dict]:
-    """The rows of a JSON lines file; a last line that was cut off by a kill is skipped."""
+    """The rows of a JSON lines file, as dicts; a last line that a kill cut off is skipped."""
     with Path(path).open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n") and line.strip():

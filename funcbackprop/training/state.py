@@ -27,6 +27,14 @@ def init_state(
     Everything is copied, because a step gives the memory of its state back to XLA
     (`donate=True`): the caller's arrays must survive, and no array may be in the state twice.
 
+    Args:
+      params: a tree of arrays.
+      optimizer: the optax transformation that is given to `make_step`.
+      seed: of the state's random key.
+
+    Raises:
+      TypeError: a leaf of `params` is not floating-point, real or complex.
+
     >>> import jax.numpy as jnp, optax
     >>> int(init_state({"w": jnp.ones(2)}, optax.sgd(0.1), seed=0).step)
     0

@@ -61,6 +61,7 @@ def make_step(
     Raises:
       ValueError: `micro_batches` is not positive or does not divide the batch, or a statistic needs
         the mean of the whole batch first while `micro_batches > 1`.
+      TypeError: `optimizer` is no optax transformation.
 
     >>> import jax.numpy as jnp, optax
     >>> from funcbackprop.training import init_state

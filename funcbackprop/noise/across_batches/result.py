@@ -55,8 +55,9 @@ class GradientVariance:
       variance: a tree like `params`: variance of each coordinate of one example's gradient, as `S`
         is (with unit="batch", of the mini-batch gradient).
       names: paths of the leaves, in order.
-      sampling: the law that was assumed.
-      batches, examples: how many were seen, of positive weight.
+      sampling: how the mini-batches were taken to be drawn.
+      batches, examples: how many were seen, of positive weight; `examples` is None with
+        unit="batch".
       skipped: coordinates that are 0/0 and left out of the normalised variance [L + 1].
       not_finite: (mini-batch, index of the example in it or None) where NaN or inf was first met,
         from 0; None where there was none.

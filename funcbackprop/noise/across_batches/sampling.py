@@ -20,6 +20,7 @@ class WithReplacement:
 
     @property
     def population(self) -> float:
+        """N: inf, for there is always a new example."""
         return np.inf
 
     def factor(self, size: float) -> float:

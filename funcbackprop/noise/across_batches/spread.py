@@ -24,13 +24,13 @@ class Spread(NamedTuple):
 
     Attributes:
       S: variance of the gradient of a single example, with one draw of its randomness, summed over
-        parameters. Squared gradient. With a law of N examples, S_N^2 with divisor N - 1.
+        parameters. Squared gradient. Where N examples are sampled, S_N^2 with divisor N - 1.
       batch_variance: variance of the mini-batch gradient, predicted from single examples for the
         mean size of the mini-batches and one draw. Squared gradient.
       normalised_variance: of the mini-batch gradient: mean over coordinates of V_k/E[g_k^2],
         0 without noise, 1 where there is nothing else (above 1 where |G_k|^2 comes out negative).
-      sq_gradient_norm: |G|^2 without bias; may be negative. G is the mean over the law, or over the
-        N examples. Squared gradient.
+      sq_gradient_norm: |G|^2 without bias; may be negative. G is the expected gradient, or its
+        mean over the N examples. Squared gradient.
       signal_to_noise: |G|^2/S, of a single example.
       batch_signal_to_noise: |G|^2 over the variance of the mini-batch gradient.
       across_batches: variance of the mini-batch gradient seen from the spread of the mini-batch

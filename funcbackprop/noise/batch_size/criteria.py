@@ -137,6 +137,9 @@ def inner_product_test(
     Returns:
       `BatchSizeTest`; without `gram` the standard error is NaN. O(B), with `gram` O(B^2).
 
+    Raises:
+      ValueError: forms disagree, or `theta` is not positive.
+
     Bollapragada, Byrd and Nocedal 2018, arXiv 1710.11258.
 
     >>> import jax.numpy as jnp
@@ -171,10 +174,14 @@ def orthogonality_test(
 
     Args:
       mean, sq_norms, inner, gram, weights: as in `inner_product_test`.
-      nu: the paper's 5.84 = tan 80 degrees.
+      nu: the largest ratio of that part of the error of the mean gradient to |gbar|; 5.84 is the
+        paper's value (there called tan 80 degrees, which is 5.67).
 
     Returns:
       `BatchSizeTest`; without `gram` the standard error is NaN. O(B), with `gram` O(B^2).
+
+    Raises:
+      ValueError: forms disagree, or `nu` is not positive.
 
     Bollapragada, Byrd and Nocedal 2018, arXiv 1710.11258.
 

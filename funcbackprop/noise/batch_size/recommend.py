@@ -163,7 +163,7 @@ def recommend_batch_size(
       inner: from `funcbackprop.InnerWithMean()`; gives the intervals, and two more criteria.
       gram: from `funcbackprop.Gram()`; gives the intervals of those two.
       losses: [B]; with `learning_rate` (and `optimum`, the smallest mean loss) it gives CABS.
-      theta, nu: of the tests.
+      theta, nu: `theta` of `norm_test` and `inner_product_test`, `nu` of `orthogonality_test`.
       weights: [B], those that the statistics were measured with. Any weights.
 
     Returns:
@@ -171,7 +171,10 @@ def recommend_batch_size(
       noise scale is unbounded above where |G|^2 is not significantly above 0.
 
     Raises:
-      ValueError: no spread was given, or forms disagree.
+      ValueError: no spread was given, forms disagree, or `theta`, `nu` or `learning_rate` is not
+        positive.
+
+    Cost: O(B), with `gram` O(B^2). Sources: those of each criterion's own function.
 
     >>> import jax, jax.numpy as jnp
     >>> g = 1 + jax.random.normal(jax.random.key(0), (100, 1))  # S = 1, |G|^2 = 1

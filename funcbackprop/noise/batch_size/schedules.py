@@ -49,7 +49,11 @@ def cabs(
       optimum: F*, the smallest mean loss that can be reached.
 
     Returns:
-      `Estimate`, in examples: a ratio, with a jackknife interval on the log scale, O(B).
+      `Estimate`, in examples: a ratio, with a jackknife interval on the log scale, O(B). NaN, with
+      a status, where the mean loss is not above `optimum`.
+
+    Raises:
+      ValueError: forms disagree, or `learning_rate` is not positive.
 
     Balles, Romero and Hennig 2017, arXiv 1612.05086 (who take F* = 0).
 
@@ -112,6 +116,9 @@ def adascale_gain(
       `Estimate`. The value comes from the unbiased |G|^2 and is not clipped: outside [1, k] it has
       the status `gain out of range`. The interval is that of |G|^2/S (jackknife), through the gain,
       which falls with it; its limits are kept in [1, k]. O(B).
+
+    Raises:
+      ValueError: forms disagree, or `replicas` or `base_batch_size` is not positive.
 
     Johnson, Agrawal, Gu and Guestrin 2020, arXiv 2007.05105, who average S and |G|^2 over steps.
 
@@ -183,7 +190,9 @@ def early_stopping(
 ) -> EarlyStopping:
     """Evidence-based early stopping: is the mean gradient no larger than its own noise?
 
-        evidence = 1 - (B/P) sum_k gbar_k^2/V_k;  stop if it is above 0.
+        evidence = 1 - (B/P) sum_k gbar_k^2/V_k;  stop if it is above 0,
+
+    over the P coordinates that are not 0/0.
 
     For Gaussian gradients without signal each term has the mean (B - 1)/(B - 3), so that evidence
     is -2/(B - 3) on average: not quite 0 in small batches.
@@ -196,6 +205,9 @@ def early_stopping(
     Returns:
       `EarlyStopping`. The standard error is NaN: it depends on the correlation of the coordinates,
       which neither argument knows. O(P).
+
+    Raises:
+      ValueError: the trees disagree, or `weights` are no [B] numbers of 0 or more.
 
     Mahsereci, Balles, Lassner and Hennig 2017, arXiv 1703.09580.
 

@@ -71,6 +71,9 @@ def diversity(
     Returns:
       `Diversity`. Intervals: jackknife on the log scale at the present n, O(B).
 
+    Raises:
+      ValueError: forms disagree.
+
     Yin et al. 2018, arXiv 1706.05699; Chatterjee and Zielinski 2020, arXiv 2008.01217.
 
     >>> import jax.numpy as jnp
@@ -147,6 +150,9 @@ def confusion(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> Con
 
     Returns:
       `Confusion`, with the pairs by index. O(B^2).
+
+    Raises:
+      ValueError: `gram` is neither [B, B] nor a tree of such, or `weights` are wrong in form.
 
     Sankararaman et al. 2020, arXiv 1904.06963.
 
@@ -226,6 +232,9 @@ def stiffness(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -> Sti
     Returns:
       `Stiffness`, with jackknife intervals, O(B^2). The jackknife errs to the large side where
       pairs are all but independent (gradients without a common mean).
+
+    Raises:
+      ValueError: `gram` is neither [B, B] nor a tree of such, or `weights` are wrong in form.
 
     Fort, Nowak, Jastrzebski and Narayanan 2019, arXiv 1901.09491.
 

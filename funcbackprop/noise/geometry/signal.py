@@ -23,7 +23,7 @@ class CoordinateRatio(NamedTuple):
     """A ratio for every parameter, and its means.
 
     Attributes:
-      per_parameter: a tree like `params`; NaN where it is 0/0.
+      per_parameter: a tree like `params`; NaN where gradient and spread are both 0.
       per_leaf: the mean of each leaf over the parameters that are not skipped.
       mean: the same over all parameters. Without an error: it depends on how the coordinates are
         correlated, which a mean and a variance do not tell.
@@ -74,6 +74,9 @@ def gsnr(mean: chex.ArrayTree, variance: chex.ArrayTree, *, weights: chex.Array)
     Returns:
       `CoordinateRatio`; pure numbers, of one example: n times that for a batch of n. Parameters
       whose gradients are all 0 are skipped; equal and not zero gives inf. O(P).
+
+    Raises:
+      ValueError: the trees disagree, or `weights` are no [B] numbers of 0 or more.
 
     Liu et al. 2020, arXiv 2001.07384.
 

@@ -73,6 +73,9 @@ def covariance_spectrum(
     Returns:
       `CovarianceSpectrum`. O(B^3).
 
+    Raises:
+      ValueError: `gram` is neither [B, B] nor a tree of such, or `weights` are wrong in form.
+
     >>> import jax.numpy as jnp
     >>> g = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     >>> found = covariance_spectrum(g @ g.T)
@@ -99,7 +102,7 @@ class EffectiveRank(NamedTuple):
 
     Attributes:
       effective_rank: (tr Sigma)^2/tr(Sigma^2), from unbiased forms of both: 1 if the noise has one
-        direction, P if it is the same in all. Not clipped.
+        direction, P if it is the same in all. Not clipped; its lower limit is at least 1.
       sq_trace: unbiased (tr Sigma)^2. Gradient^4.
       trace_of_square: unbiased tr(Sigma^2). Gradient^4.
       status: int32, a code of `funcbackprop.noise.STATUS`.
@@ -138,8 +141,10 @@ def effective_rank(gram: chex.ArrayTree, *, weights: chex.Array | None = None) -
     Returns:
       `EffectiveRank`. The intervals are the delete-one jackknife's, that of the traces on the log
       scale. Both traces are means of squares, so never negative; where tr(Sigma^2) is 0 the rank is
-      inf, with a status. O(B^2): every leave-one-out value
-      follows from row sums.
+      inf, with a status. O(B^2): every leave-one-out value follows from row sums.
+
+    Raises:
+      ValueError: `gram` is neither [B, B] nor a tree of such, or `weights` are wrong in form.
 
     Himeno and Yamada 2014.
 

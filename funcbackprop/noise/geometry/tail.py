@@ -35,6 +35,9 @@ class Beside(NamedTuple):
 class TailIndex(NamedTuple):
     """Measures of the tail beside those of Gaussian noise.
 
+    Each measure has `gradients`, its value; `surrogate`, the mean value of Gaussian surrogates; and
+    `difference`, the first less the second, an `Estimate`.
+
     Attributes:
       stable_index: alpha of a symmetric stable law, from sums of `block` examples; 2 if Gaussian.
       hill: Hill's tail index of the largest entries; lower is heavier.
@@ -121,6 +124,9 @@ def tail_index(
     Returns:
       `TailIndex`. The interval of a difference is where it would be 0 if the noise was Gaussian:
       Student's quantile times the spread of the surrogates. O(surrogates n^2 K).
+
+    Raises:
+      ValueError: B is below 2 `block`, or `block`, `tail` or `surrogates` is out of range.
 
     Simsekli, Sagun and Gurbuzbalaban 2019, arXiv 1901.06053; Panigrahi et al. 2019, arXiv
     1910.09626; Xie, Tang, Cai, Sun and Li 2023 (against reading it without a comparison).

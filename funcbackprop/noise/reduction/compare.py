@@ -43,15 +43,16 @@ def compare(
       jackknife over repetitions of the logarithm of the ratio.
     * `ratio_with_setup`: times 1 + setup/(steps batch_size), for plain sampling could have spent
       the set-up evaluations on larger batches. It is the ratio of variance times cost.
-    * `bias_z`: the squared norm of the mean error over its expectation, as a Gaussian score; it
-      sees a bias in any direction. Above 4 the estimator is called biased.
+    * `bias_z`: how far the squared norm of the mean error is above what no bias would make it, in
+      standard deviations (z); it sees a bias in any direction. Above 4 it is called biased.
     * `predicted`: the variance by the formula, exact for this data set.
 
     Args:
       loss: `loss(params, example) -> scalar`.
+      params: a tree, where the gradients are taken.
       data: pytree with a leading axis [N]: the whole population.
       key: random key.
-      batch_size: gradient evaluations of one estimate.
+      batch_size: gradient evaluations of one estimate; even where SVRG is compared.
       estimators: name -> estimator. "plain" is added.
       repetitions: at least 10; the ratio is known to about 1/sqrt(repetitions).
       steps: steps that the set-up evaluations are spread over; None is one epoch, N/batch_size.
@@ -62,10 +63,20 @@ def compare(
       `Comparison`. Eager; what it runs is jitted.
 
     Raises:
-      ValueError: an argument has the wrong form, or the gradient of an example is not finite.
+      TypeError, ValueError: an argument has the wrong form, `batch_size` is no multiple of what an
+        estimator evaluates for one example, or the gradient of an example is not finite.
 
     Cost: `repetitions` times `batch_size` gradient evaluations for each estimator; memory of a few
     sets of parameters beside that of one estimate.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from funcbackprop.noise import reduction
+    >>> loss = lambda w, x: 0.5 * (w - x) ** 2  # g_i = w - x_i
+    >>> data = jnp.array([1.0, 1.0, 5.0, 5.0])
+    >>> strata = {"strata": reduction.stratified([0, 0, 1, 1])}  # nothing varies within
+    >>> key, few = jax.random.key(0), {"batch_size": 2, "repetitions": 10}
+    >>> reduction.compare(loss, jnp.array(0.0), data, key, estimators=strata, **few).winner
+    'strata'
     """
     size = _checked(loss, data, batch_size, estimators, repetitions, steps)
     shares = shares_of(data, weights, "compare")

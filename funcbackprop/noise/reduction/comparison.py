@@ -51,8 +51,8 @@ class Row:
       predicted: the same by the formula.
       ratio: of the variance to that of plain sampling.
       ratio_with_setup: the same, with the set-up spread over the steps.
-      bias_z: Gaussian score of the squared mean error; large where the estimator is biased. NaN
-        where the errors are rounding.
+      bias_z: how far |mean error|^2 is above what no bias would make it, in standard deviations.
+        NaN where the errors are rounding.
       sq_errors: of the repetitions, [R].
       status: a code of `funcbackprop.noise.STATUS`.
     """
@@ -71,6 +71,7 @@ class Row:
 
     @property
     def biased(self) -> bool:
+        """Whether `bias_z` is above 4."""
         return self.bias_z > BIAS_Z
 
     @property
@@ -91,6 +92,8 @@ class Row:
 class Comparison:
     """Estimators compared at an equal number of gradient evaluations; `str` is a table.
 
+    `comparison[name]` is the `Row` of one estimator.
+
     Attributes:
       rows: one `Row` for each estimator, plain sampling first.
       evaluations: gradient evaluations of one estimate, at most.
@@ -110,9 +113,9 @@ class Comparison:
 
     @property
     def winner(self) -> str | None:
-        """The estimator of least variance times cost, if that is below that of all others which
-        can be told from it and the interval of its ratio does not hold 1; `"plain"` if every other
-        one is worse; None if nothing can be told."""
+        """The name of the estimator with the least `ratio_with_setup`, of those whose interval lies
+        below 1 or whose variance is rounding, biased ones left out; `"plain"` if each other one is
+        biased or has its interval above 1; None if neither can be told."""
         fair = [row for row in self.rows if not row.biased and np.isfinite(row.ratio.value)]
         better = [
             r

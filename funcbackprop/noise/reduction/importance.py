@@ -82,8 +82,11 @@ def norm_probabilities(norms: Any, mix: float = 0.1, weights: Any = None) -> che
       weights: [N], relative importances of the examples; None if all are equal.
 
     Returns:
-      [N], summing to 1; all from the weights if all norms are 0; NaN if one is negative or not
+      [N], summing to 1. If all norms are 0 they are taken as equal; NaN if one is negative or not
       finite. Pure.
+
+    Raises:
+      ValueError: `norms` or `weights` are not [N], or `mix` is not from 0 to 1.
 
     >>> import jax.numpy as jnp
     >>> print(norm_probabilities(jnp.array([0.0, 1.0, 3.0]), mix=0.75))

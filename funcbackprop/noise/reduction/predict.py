@@ -77,6 +77,14 @@ def stratified_variance(
     Returns:
       `Estimate`, squared gradient; the jackknife leaves out one example within each stratum, and
       needs three in each. Pure in `sq_deviations`.
+
+    Raises:
+      TypeError, ValueError: an argument has the wrong form.
+
+    >>> import jax.numpy as jnp
+    >>> r, labels = jnp.array([1.0, 1.0, 4.0, 4.0]), ["a", "a", "b", "b"]
+    >>> print(stratified_variance(r, labels, 4, population=True))  # (1 + 4)/2/4
+    0.625 [0.625, 0.625]
     """
     r = _rows(sq_deviations, "sq_deviations", "stratified_variance")
     strata = strata_of(labels, "stratified_variance")
@@ -141,6 +149,14 @@ def importance_variance(
     Returns:
       `Estimate`, squared gradient. Unbiased for independent examples. NaN, with a status, if a
       probability is not above 0. Pure.
+
+    Raises:
+      ValueError: the arrays are not all of one shape [n].
+
+    >>> import jax.numpy as jnp
+    >>> g = jnp.array([1.0, 3.0])  # drawn in proportion to g: no variance is left
+    >>> print(f"{importance_variance((g - 2) ** 2, g * 2, g, 1, population=True).value:.3f}")
+    0.000
     """
     r = _rows(sq_deviations, "sq_deviations", "importance_variance")
     p = _rows(inner_with_mean, "inner_with_mean", "importance_variance", len(r))

@@ -101,10 +101,10 @@ def stratified(
       setup: gradient evaluations that finding `spreads` took; None is N if they are given.
 
     Raises:
-      TypeError: `labels` are traced.
+      TypeError: `labels` are traced, or floating-point.
       ValueError: an argument has the wrong form; when drawing, fewer examples than strata.
 
-    Cost: B gradient evaluations.
+    Cost: B gradient evaluations. `estimate` shows one at work.
     """
     strata = strata_of(labels, "stratified")
     size = int(strata.counts.sum())

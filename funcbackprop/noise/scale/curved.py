@@ -45,7 +45,7 @@ class CurvatureNoiseScale(NamedTuple):
     left_out: chex.Array
 
     def optimal_step(self, batch_size: Any) -> Estimate:
-        """The best learning rate for SGD with a mini-batch of B: eps_max/(1 + B_noise/B).
+        """The best learning rate for SGD with B = `batch_size` examples: eps_max/(1 + B_noise/B).
 
         It minimises the expected loss after one step, in the quadratic approximation:
         |G|^2/(G'HG + tr(H Sigma)/B).
@@ -101,7 +101,8 @@ def curvature_noise_scale(
 
     Args:
       loss: `loss(params, example) -> scalar` of one example, differentiable twice.
-      batch: n examples; independent, in any order.
+      params: a tree, the point at which H and the gradients are taken.
+      batch: a tree with a leading axis [n] of examples; independent, in any order.
       key: random key, for the parts and the r_i.
       weights: [n], relative importances.
       parts: at least 4; more give surer standard errors and cost more.

@@ -85,7 +85,9 @@ def noise_scale(
       statistics are given by leaf. Pure; works under `jit` and `vmap`.
 
     Raises:
-      ValueError: no statistic of the spread was given, or shapes disagree.
+      ValueError: no statistic of the spread was given, shapes disagree, or `groups` is given with
+        a statistic that is not by leaf.
+      TypeError: `groups` is not a function.
 
     Cost: O(n) for each leaf.
 

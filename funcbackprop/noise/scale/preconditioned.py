@@ -90,11 +90,19 @@ def preconditioned_loss(
 ) -> tuple[Loss, chex.ArrayTree]:
     """`(loss, zeros)`: the loss as a function of u, at params + sqrt(a) u.
 
-    Its gradient at u = 0 is sqrt(a) g, so its noise scale is the preconditioned one: all that this
-    room says of gradients can be had for preconditioned ones, with intervals.
+    Its gradient at u = 0 is sqrt(a) g, so its noise scale is the preconditioned one: all that
+    `funcbackprop.noise` measures of gradients can be had for preconditioned ones, with intervals.
 
     Args:
-      preconditioner, metric: as in `preconditioned_noise_scale`.
+      loss: `loss(params, example) -> scalar` of one example.
+      params: a tree, where u = 0.
+      preconditioner, metric: as in `preconditioned_noise_scale`, which says what a is.
+
+    Returns:
+      `loss(u, example)`, and zeros like `params`, the u at which to measure.
+
+    Raises:
+      ValueError: the trees disagree, or `metric` is unknown.
 
     >>> import funcbackprop as fb, jax.numpy as jnp
     >>> loss = lambda w, x: jnp.dot(w, x)  # g_i = x_i

@@ -37,6 +37,8 @@ def preconditioner(
     Raises:
       ValueError: there are no second moments in the state, or several.
 
+    `funcbackprop.curvature.preconditioner_of` gives 1/P, the divisor of the update.
+
     >>> import jax.numpy as jnp, optax
     >>> optimizer = optax.adam(1e-3)
     >>> state = optimizer.init(jnp.zeros(2))
