@@ -102,7 +102,7 @@ def _padded(batch, weights, size):
     if count == size:
         return batch, weights
     rows = np.minimum(np.arange(size), count - 1)
-    known = checked_weights(weights, count, _CALLER)
+    known = jnp.asarray(checked_weights(weights, count, _CALLER))
     weights = jnp.where(np.arange(size) < count, known[rows], 0)
     return jax.tree.map(lambda x: x[rows], batch), weights
 
