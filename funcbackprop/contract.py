@@ -326,6 +326,15 @@ def without_aux(problem: Problem) -> Loss:
     return lambda params, example: problem.loss(params, example)[0]
 
 
+def filled(batch: chex.ArrayTree, weights: Any, size: int) -> tuple[chex.ArrayTree, np.ndarray]:
+    """`(batch, weights [size])`: copies of its first examples, of weight 0, fill the batch up."""
+    count = batch_size(batch, "filled")
+    rows = np.resize(np.arange(count), size)
+    weights = np.ones(count, np.float32) if weights is None else np.asarray(weights)
+    weights = np.where(np.arange(size) < count, weights[rows], 0)
+    return jax.tree.map(lambda x: x[rows], batch), weights
+
+
 def without_padding(
     batch: chex.ArrayTree, weights: chex.Array, row: chex.ArrayTree | None = None
 ) -> chex.ArrayTree:

@@ -86,11 +86,10 @@ class Evaluation:
             for name, of_chunk in self._evaluate(params, examples, own_keys).items():
                 of_chunk = np.asarray(of_chunk, np.float64)[: len(chunk[1])]
                 values.setdefault(name, []).extend(of_chunk.tolist())
-        kept = np.asarray(weights) > 0  # NaN in padding must not spread
-        return {
-            name: of(np.array(values[name])[kept], np.asarray(weights, np.float64)[kept])
-            for name, of in ((n, _mean if n == "loss" else _metric_mean) for n in values)
-        }
+        weights = np.asarray(weights, np.float64)
+        kept = weights > 0  # NaN in padding must not spread
+        mean_of = lambda name: _mean if name == "loss" else _metric_mean  # noqa: E731
+        return {name: mean_of(name)(np.array(v)[kept], weights[kept]) for name, v in values.items()}
 
 
 def _mean(values, weights) -> tuple[float, float | None]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..contract import batch_size
+from ..contract import batch_size, filled
 
 AXIS = "batch"
 
@@ -69,10 +69,7 @@ def shard_batch(batch: chex.ArrayTree, weights: Any, mesh: Mesh) -> tuple[Any, c
     size = batch_size(batch, "shard_batch")
     extra = -size % mesh.size
     if extra:
-        filled = np.resize(np.arange(size), size + extra)
-        weights = np.ones(size, np.float32) if weights is None else np.asarray(weights)
-        weights = np.where(np.arange(size + extra) < size, weights[filled], 0)
-        batch = jax.tree.map(lambda x: x[filled], batch)
+        batch, weights = filled(batch, weights, size + extra)
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     return jax.tree.map(lambda x: _laid_out(x, sharding), (batch, weights))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from ...contract import batch_size, checked_weights
+from ...contract import batch_size, checked_weights, filled
 
 _CALLER = "gradient_variance"
 
@@ -39,7 +39,7 @@ def mini_batches(
     for number, item in enumerate(items):
         batch, weights = _pair(item, number) if weighted else (item, None)
         if size is not None and number and padded:
-            batch, weights = _padded(batch, weights, size)
+            batch, weights = filled(batch, weights, size)
         form = _form(batch)
         first = form if first is None else first
         _same_form(first, form, number)
@@ -94,17 +94,6 @@ def _cut(data, weighted, size) -> Iterator:
     for start in range(0, batch_size(data, _CALLER), size):
         stop = start + size
         yield jax.tree.map(lambda x, a=start, b=stop: x[a:b], data)
-
-
-def _padded(batch, weights, size):
-    """The mini-batch with copies of its last row, of weight zero, up to `size` rows."""
-    count = batch_size(batch, _CALLER)
-    if count == size:
-        return batch, weights
-    rows = np.minimum(np.arange(size), count - 1)
-    known = jnp.asarray(checked_weights(weights, count, _CALLER))
-    weights = jnp.where(np.arange(size) < count, known[rows], 0)
-    return jax.tree.map(lambda x: x[rows], batch), weights
 
 
 def _pair(item, number):
